@@ -1,0 +1,100 @@
+"""Arguments that several commands share, and their way into RunOptions."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmark.plan import RunOptions
+
+T = TypeVar("T")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """What decides a pretraining: method, data, size, seeds, device and folders."""
+    parser.add_argument("--method", required=True, metavar="NAME[,NAME]", help="methods, or all; see `list methods`")
+    parser.add_argument("--data", default="phantom", metavar="NAME[,NAME]", help="phantom, csv:DIR, ... (default: phantom)")
+    parser.add_argument("--data-root", type=Path, default=None, help="folder of the real sets (default: $BENCHMARK_DATA)")
+    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep matching rows; repeatable")
+    parser.add_argument("--preset", default="quick", choices=("quick", "small", "paper"), help="sizes (default: quick)")
+    parser.add_argument("--seed", default="0", metavar="N[,N]", help="of weights and pretraining (default: 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of results (default: runs)")
+    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="[METHOD.]KEY=VALUE",
+                        help="change a value of a method's configuration or recipe; repeatable")  # fmt: skip
+    parser.add_argument("--batch-size", type=int, default=64, help="images at once at inference (default: 64)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that decode images")
+    parser.add_argument("--no-progress", action="store_true", help="no progress bars")
+
+
+def add_task_arguments(parser: argparse.ArgumentParser) -> None:
+    """What decides an evaluation."""
+    parser.add_argument("--task", default="all", metavar="NAME[,NAME]", help="families, or all; see `list tasks`")
+    parser.add_argument("--checkpoint", type=Path, default=None, help="weights of the one named method; a file or folder")
+    parser.add_argument("--eval-seed", default="0", metavar="N[,N]", help="of subsets and heads (default: 0)")
+    parser.add_argument("--labels", default="", metavar="F[,F]", help="label fractions (default: the protocol's)")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="of evaluation (default: fp32)")
+    parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap; 0 = no intervals (default: 1000)")
+
+
+def run_options(arguments: argparse.Namespace) -> RunOptions:
+    """The typed request. Raises UserError for a value that cannot be read."""
+    from benchmark.options import parse_settings
+    from benchmark.plan import RunOptions
+
+    root = arguments.data_root or (Path(os.environ["BENCHMARK_DATA"]) if os.environ.get("BENCHMARK_DATA") else None)
+    if root is not None and not root.is_dir():
+        raise UserError(f"data root {root} is not a folder; set --data-root or BENCHMARK_DATA to where the sets lie")
+    for name in ("batch_size", "draws", "workers"):
+        if getattr(arguments, name, 1) < (1 if name == "batch_size" else 0):
+            raise UserError(f"--{name.replace('_', '-')} must not be below {1 if name == 'batch_size' else 0}")
+    return RunOptions(
+        methods=_names(arguments.method, "method"),
+        tasks=_names(getattr(arguments, "task", "all"), "task"),
+        data=_names(arguments.data, "data"),
+        data_root=root,
+        where=tuple(_pair(text) for text in arguments.where),
+        preset=arguments.preset,
+        checkpoint=getattr(arguments, "checkpoint", None),
+        seeds=_numbers(arguments.seed, int, "seed"),
+        eval_seeds=_numbers(getattr(arguments, "eval_seed", "0"), int, "eval-seed"),
+        labels=_numbers(getattr(arguments, "labels", ""), float, "labels"),
+        precision=getattr(arguments, "precision", "fp32"),
+        device=arguments.device,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        draws=getattr(arguments, "draws", 0),
+        out=arguments.out,
+        settings=parse_settings(arguments.settings),
+        progress=not arguments.no_progress,
+        command=f"python -m benchmark {shlex.join(sys.argv[1:])}",
+    )
+
+
+def _names(text: str, kind: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise UserError(f"--{kind} names nothing")
+    return names
+
+
+def _numbers(text: str, kind: Callable[[str], T], name: str) -> tuple[T, ...]:
+    try:
+        return tuple(kind(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise UserError(f"--{name} {text!r}: expected numbers separated by commas") from error
+
+
+def _pair(text: str) -> tuple[str, str]:
+    column, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--where {text!r} is not of the form column=value")
+    return column.strip(), value.strip()

@@ -1,0 +1,49 @@
+"""paired difference of two methods by task, with its interval over patients
+
+Both must lie in the same folder of results and have run the same protocols on the same rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import UserError
+
+EXAMPLES = """examples:
+  python -m benchmark compare mcr random
+  python -m benchmark compare mcr clip --out runs/small --metric average_precision
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `compare`."""
+    parser.add_argument("first", help="method name or result key")
+    parser.add_argument("second", help="method name or result key")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of results (default: runs)")
+    parser.add_argument("--metric", default="", help="instead of each protocol's primary metric")
+    parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap (default: 1000)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Prints first minus second for every cell that both have."""
+    from tabulate import tabulate
+
+    from benchmark.comparison import compare
+
+    rows = compare(arguments.out, arguments.first, arguments.second, arguments.metric, arguments.draws)
+    if not rows:
+        raise UserError(f"{arguments.first} and {arguments.second} share no finished cell in {arguments.out}; see `report`")
+    print(tabulate([_line(row) for row in rows],
+                   headers=("protocol", "labels", "seed", "metric", arguments.first, arguments.second, "difference", "95 %", "")))  # fmt: skip
+    return 0
+
+
+def _line(row: Any) -> list[str]:
+    difference = row.difference
+    interval = "undefined" if difference.low is None else f"[{difference.low:+.4f}, {difference.high:+.4f}]"
+    clear = difference.low is not None and (difference.low > 0 or difference.high < 0)
+    values = ["undefined" if value is None else f"{value:.4f}" for value in (row.first, row.second)]
+    shown = "undefined" if difference.value is None else f"{difference.value:+.4f}"
+    return [row.protocol, f"{row.fraction:g}", str(row.seed), row.metric, *values, shown, interval, "excludes 0" if clear else ""]

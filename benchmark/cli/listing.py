@@ -1,0 +1,95 @@
+"""list methods, tasks, datasets or protocols; draw a contact sheet of a data set"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EXAMPLES = """examples:
+  python -m benchmark list methods
+  python -m benchmark list protocols
+  python -m benchmark list datasets --show phantom          draws images with masks, boxes and reports to a PNG
+  python -m benchmark list datasets --show csv:my-folder --file sheet.png
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `list`."""
+    parser.add_argument("what", choices=("methods", "tasks", "datasets", "protocols"))
+    parser.add_argument("--show", default="", metavar="DATASET", help="with datasets: draw a contact sheet of this one")
+    parser.add_argument("--file", type=Path, default=None, help="where the contact sheet goes (default: DATASET.png)")
+    parser.add_argument("--preset", default="quick", choices=("quick", "small", "paper"))
+    parser.add_argument("--data-root", type=Path, default=None)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Prints a table, or writes the sheet."""
+    from tabulate import tabulate
+
+    if arguments.show:
+        return _show(arguments)
+    headers, rows = {"methods": _methods, "tasks": _tasks, "datasets": _datasets, "protocols": _protocols}[arguments.what](
+        arguments.preset
+    )
+    print(tabulate(rows, headers=headers))
+    return 0
+
+
+def _methods(preset: str) -> tuple[list[str], list[list[str]]]:
+    from benchmark.types import capabilities
+    from methods import METHODS
+
+    rows = []
+    for name in METHODS:
+        method = METHODS.load(name)
+        card = method.card
+        _, recipe = method.preset(preset)
+        steps = f"{recipe.steps} x {recipe.batch_size}" if recipe.steps else "not trained"
+        rows.append([name, card.title, str(card.year or ""), ", ".join(sorted(capabilities(method))), steps, METHODS.origin(name)])
+    return ["name", "title", "year", "capabilities", f"steps x batch ({preset})", "where"], rows
+
+
+def _tasks(preset: str) -> tuple[list[str], list[list[str]]]:
+    from tasks import TASKS
+
+    rows = []
+    for name in TASKS:
+        task = TASKS.load(name)()
+        protocols = ", ".join(protocol.name for protocol in task.protocols(preset))
+        rows.append([name, ", ".join(sorted(task.needs)) or "images", protocols, TASKS.origin(name)])
+    return ["name", "needs", f"protocols ({preset})", "where"], rows
+
+
+def _protocols(preset: str) -> tuple[list[str], list[list[str]]]:
+    from tasks import TASKS
+
+    rows = []
+    for name in TASKS:
+        for protocol in TASKS.load(name)().protocols(preset):
+            arrow = "↑" if protocol.higher_is_better else "↓"
+            rows.append([f"{protocol.name}@{protocol.hash}", f"{protocol.primary} {arrow}", protocol.summary])
+    return [f"protocol@hash ({preset})", "primary", "summary"], rows
+
+
+def _datasets(preset: str) -> tuple[list[str], list[list[str]]]:
+    from benchmark.data.sources import SOURCES
+
+    return ["name", "where"], [[name, SOURCES.origin(name)] for name in SOURCES]
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    import io
+
+    from benchmark import store
+    from benchmark.data.contact_sheet import contact_sheet
+    from benchmark.data.sources import SOURCES, SourceOptions
+
+    name, _, location = arguments.show.partition(":")
+    source = SOURCES.load(name)(location, SourceOptions(root=arguments.data_root, preset=arguments.preset))
+    path = arguments.file or Path(f"{source.name.replace(':', '-')}.png")
+    buffer = io.BytesIO()
+    contact_sheet(source).save(buffer, format="PNG")
+    store.write(path, buffer.getvalue())
+    print(f"{source.name} {source.version}: {len(source.records)} images, {len(source.classes)} classes")
+    print(path)
+    return 0

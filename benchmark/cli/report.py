@@ -1,0 +1,30 @@
+"""write the leaderboard again from the result files of a folder
+
+Needs neither torch nor a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EXAMPLES = """examples:
+  python -m benchmark report
+  python -m benchmark report --out runs/mimic
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `report`."""
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of results (default: runs)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Writes all formats and prints the table."""
+    from leaderboards import terminal_table, write_board
+
+    paths = write_board(arguments.out)
+    print(terminal_table(arguments.out))
+    for path in paths.values():
+        print(path)
+    return 0

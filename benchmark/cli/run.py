@@ -1,0 +1,89 @@
+"""pretrain or load methods, take them through tasks, write the leaderboard
+
+Exit status 1 when a cell failed, or when a method that was named is unavailable.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from benchmark.cli.arguments import add_run_arguments, add_task_arguments, run_options
+
+if TYPE_CHECKING:
+    from benchmark.runner import Runner, Summary
+    from benchmark.types import RunResult
+
+EXAMPLES = """examples:
+  python -m benchmark run --method mcr --task all
+  python -m benchmark run --method mcr,clip,random --task retrieval,zeroshot --preset small --seed 0,1,2
+  python -m benchmark run --method mcr --set stream=dual --set alignment=abm
+  python -m benchmark run --method mcr --data csv:my-folder --where source=iu-xray
+  python -m benchmark run --method all --task all --dry-run
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `run`."""
+    add_run_arguments(parser)
+    add_task_arguments(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and run nothing")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Runs the cells and writes the board."""
+    options = run_options(arguments)
+    from benchmark.runner import Runner
+    from methods import METHODS
+    from tasks import TASKS
+
+    runner = Runner(options, METHODS, TASKS, report=_print_result)
+    if arguments.dry_run:
+        return _print_plan(runner)
+    summary = runner.run()
+    _print_board(options.out, summary)
+    unavailable = summary.of("unavailable") if "all" not in options.methods else []
+    return 1 if summary.of("failed") or unavailable else 0
+
+
+def _print_plan(runner: Runner) -> int:
+    from tabulate import tabulate
+
+    rows = []
+    for data, cells in runner.plan():
+        for cell in cells:
+            spec = cell.spec
+            state = "finished" if runner.store.finished(spec.key) else "to run"
+            pretrained = f"pretrain {cell.entrant.recipe.steps} steps" if cell.entrant.pretraining else spec.weights[:12]
+            name = f"{spec.protocol}@{spec.protocol_hash}"
+            rows.append((spec.method, spec.seed, pretrained, data.name, name, spec.label_fraction, spec.key, state))
+    headers = ("method", "seed", "weights", "dataset", "protocol", "labels", "key", "state")
+    print(tabulate(rows, headers=headers))
+    print(f"\n{len(rows)} cells, {sum(row[-1] == 'to run' for row in rows)} to run; nothing was run")
+    return 0
+
+
+def _print_result(result: RunResult) -> None:
+    spec = result.spec
+    where = f"{result.status:<12}{spec.method:<10}{spec.protocol} {spec.label_fraction:g} on {spec.dataset}"
+    if result.status != "ok":
+        print(f"{where}: {(result.error or '').splitlines()[0] if result.error else ''}", flush=True)
+        return
+    metric: Any = result.metrics[result.primary]
+    value = "undefined" if metric.value is None else f"{metric.value:.3f}"
+    interval = "" if metric.low is None else f" [{metric.low:.3f}, {metric.high:.3f}]"
+    print(f"{where}: {result.primary} {value}{interval}, {sum(result.cost.seconds.values()):.1f} s", flush=True)
+
+
+def _print_board(out: Any, summary: Summary) -> None:
+    from leaderboards import terminal_table, write_board
+
+    print()
+    paths = write_board(out)
+    print(terminal_table(out, keys=[result.key for result in summary.results]))
+    counts = Counter(result.status for result in summary.results if result.role == "method")
+    print(f"\ncells: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}"
+          f"{f'; {len(summary.reused)} were finished before' if summary.reused else ''}")  # fmt: skip
+    for path in paths.values():
+        print(path)

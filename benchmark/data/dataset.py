@@ -1,0 +1,93 @@
+"""A source whose records and splits were checked, with its pixels in a cache: what tasks and the training loop see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.data.geometry import Geometry
+from benchmark.data.pixels import PixelCache
+from benchmark.data.splits import check_records, nested_fraction, select
+from benchmark.data.text import join_sections
+from benchmark.types import SPLITS, InputSpec, Protocol, Record, Source, digest
+
+if TYPE_CHECKING:
+    from benchmark.context import Context
+
+
+class Dataset:
+    """Checked records of a source.
+
+    Args:
+        source: what reads the files.
+
+    Raises:
+        UserError: duplicate uids, a patient in two splits, or no rows.
+    """
+
+    def __init__(self, source: Source) -> None:
+        check_records(source)
+        self.source = source
+        self.name = source.name
+        self.version = source.version
+        self.classes = source.classes
+        self._caches: dict[tuple[int, str], PixelCache] = {}
+
+    @cached_property
+    def splits(self) -> dict[str, str]:
+        """The sha256 digest of each split's rows: uids, patients, views, labels, texts, boxes, mask names."""
+        return {
+            split: digest([_fingerprint(record) for record in self.source.records if record.split == split])
+            for split in SPLITS
+        }
+
+    def rows(self, split: str, protocol: Protocol | None = None, fraction: float = 1.0, seed: int = 0) -> tuple[Record, ...]:
+        """Records of a split in the order of uids, as a protocol selects views; a fraction is drawn by patient, nested."""
+        records = select((record for record in self.source.records if record.split == split), protocol)
+        return self.fraction(records, fraction, seed)
+
+    @staticmethod
+    def fraction(records: tuple[Record, ...], fraction: float, seed: int) -> tuple[Record, ...]:
+        """The rows of a nested fraction of their patients; all of them at 1."""
+        return nested_fraction(records, fraction, seed) if fraction < 1.0 else records
+
+    def pixels(self, spec: InputSpec, context: Context) -> PixelCache:
+        """The cache of decoded images at a method's size; built on first use, behind a progress bar."""
+        key = (spec.size, spec.resize)
+        if key not in self._caches:
+            self._caches[key] = PixelCache.open(self.source, spec, context.cache, context.workers, context.progress)
+        return self._caches[key]
+
+    def readable(
+        self, records: Sequence[Record], spec: InputSpec, context: Context
+    ) -> tuple[tuple[Record, ...], tuple[tuple[str, str], ...]]:
+        """Records whose image could be decoded, and (uid, reason) of the others."""
+        failed = self.pixels(spec, context).failed
+        kept = tuple(record for record in records if record.uid not in failed)
+        return kept, tuple((record.uid, failed[record.uid]) for record in records if record.uid in failed)
+
+    def geometry(self, record: Record, spec: InputSpec, context: Context) -> Geometry:
+        """How the original image lies on the method's canvas."""
+        return self.pixels(spec, context).geometry(record.uid)
+
+    def labels(self, records: Sequence[Record]) -> NDArray[np.float32]:
+        """(N, K) float32: 1, 0, nan = unknown."""
+        return np.array([record.labels for record in records], np.float32).reshape(len(records), len(self.classes))
+
+    @staticmethod
+    def texts(records: Sequence[Record], sections: Sequence[str]) -> tuple[str, ...]:
+        """N texts, the named sections joined; empty where a record has none of them."""
+        return tuple(join_sections(record.sections, sections) for record in records)
+
+
+def _fingerprint(record: Record) -> list[object]:
+    labels = [None if value != value else value for value in record.labels]  # nan is not JSON
+    boxes = None if record.boxes is None else [(box.label, box.x0, box.y0, box.x1, box.y1) for box in record.boxes]
+    return [
+        record.uid, record.patient, record.study, record.view, record.image, dict(record.sections), labels, boxes,
+        dict(record.masks),
+    ]  # fmt: skip

@@ -1,0 +1,38 @@
+"""The registry of data sets: one file a set, one line here.
+
+An entry is a function (location: str, options: SourceOptions) -> Source; the location is what follows the colon of
+`--data NAME:LOCATION`, or empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.registry import Registry
+from benchmark.types import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions:
+    """What the command line says of data.
+
+    root: the folder with real sets (--data-root or BENCHMARK_DATA), or None. preset: for generators, how much to draw.
+    where: rows to keep, column -> value (--where). seed: for generators.
+    """
+
+    root: Path | None = None
+    preset: str = "quick"
+    where: tuple[tuple[str, str], ...] = ()
+    seed: int = 0
+
+
+SOURCES: Registry[Callable[[str, SourceOptions], Source]] = Registry(
+    "dataset",
+    group="benchmark.sources",
+    entries={
+        "phantom": "benchmark.data.phantom:open_source",
+        "csv": "benchmark.data.sources.csv_folder:open_source",
+    },
+)

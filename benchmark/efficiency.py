@@ -1,0 +1,182 @@
+"""Memory and time of a pretraining step on generated input: no data set, no data loading, the same loss as in training."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median, quantiles
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor
+
+from benchmark import repro
+from benchmark.context import DTYPES
+from benchmark.data.text import SPECIAL
+from benchmark.data.transform import to_input
+from benchmark.meter import MIB, Meter, count_gmacs, count_parameters
+from benchmark.pretrain import optimizer_of
+from benchmark.types import Batch, Recipe, Scalar, Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCost:
+    """One row of the efficiency table; memory in MiB, None on a CPU. Static: parameters, gradients and optimizer state."""
+
+    method: str
+    settings: Mapping[str, Scalar]
+    batch_size: int
+    precision: str
+    seconds: float  # median
+    seconds_quartiles: tuple[float, float]
+    images_per_second: float
+    peak_allocated_mib: float | None
+    peak_reserved_mib: float | None
+    peak_device_mib: float | None
+    peak_host_mib: float | None
+    static_mib: float
+    above_static_mib: float | None
+    params: int
+    gmacs: float  # forward, one image-report pair
+    device: str
+    steps: int
+    error: str | None = None
+
+
+def word_tokenizer(vocabulary: int) -> Tokenizer:
+    """A tokenizer of the given size whose words are w5, w6, ...: the cost of a vocabulary without a text."""
+    ids = {word: index for index, word in enumerate([*SPECIAL, *(f"w{index}" for index in range(len(SPECIAL), vocabulary))])}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))  # noqa: S106
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+    return tokenizer
+
+
+def generated_batch(method: Any, size: int, tokens: int, vocabulary: int, device: torch.device) -> Batch:
+    """A batch of noise images and random words, each report `tokens` long with its special tokens."""
+    generator = np.random.default_rng(0)
+    side = method.input.size
+    pixels = torch.from_numpy(generator.integers(0, 256, (size, 1, side, side), dtype=np.uint8)).to(device)
+    words = generator.integers(len(SPECIAL), vocabulary, (size, tokens - 2))
+    uids = tuple(f"generated-{row}" for row in range(size))
+    texts = tuple(" ".join(f"w{word}" for word in row) for row in words)
+    return Batch(uids=uids, patients=uids, images=to_input(pixels, method.input), texts=texts)
+
+
+def measure(  # noqa: PLR0913  (the coordinates of a measurement)
+    method_class: Any, config: Any, recipe: Recipe, device: torch.device, *, tokens: int = 112, vocabulary: int = 28996,
+    steps: int = 20, warm_up: int = 5, settings: Mapping[str, Scalar] | None = None,
+) -> StepCost:  # fmt: skip
+    """Builds the method and measures full training steps: loss, backward, clipping, optimizer.
+
+    Args:
+        tokens: of each report; vocabulary: of the tokenizer (28,996 is BERT-base-cased). steps: after `warm_up` ones.
+
+    Raises:
+        torch.OutOfMemoryError: the step does not fit.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    with repro.seeded(0, "init"):
+        method = method_class.build(config, word_tokenizer(vocabulary)).to(device).train()
+    optimizer = optimizer_of(method, recipe)
+    batch = generated_batch(method, recipe.batch_size, tokens, vocabulary, device)
+    gmacs = count_gmacs(lambda: list(method.loss(batch, Step(0, 0, 1)))) / recipe.batch_size
+    meter = Meter(device)
+    for index in range(warm_up):
+        _step(method, optimizer, batch, index, recipe)
+    meter.start()
+    for index in range(warm_up, warm_up + steps):
+        begin = meter.clock()
+        _step(method, optimizer, batch, index, recipe)
+        meter.step(meter.clock() - begin)
+    meter.stop()
+    cost = meter.cost()
+    static = _static_mib(method, optimizer)
+    quartiles = quantiles(meter.steps, n=4) if len(meter.steps) > 1 else [meter.steps[0]] * 3
+    return StepCost(
+        method=method.name,
+        settings=settings or {},
+        batch_size=recipe.batch_size,
+        precision=recipe.precision,
+        seconds=median(meter.steps),
+        seconds_quartiles=(quartiles[0], quartiles[2]),
+        images_per_second=recipe.batch_size / median(meter.steps),
+        peak_allocated_mib=cost.peak_allocated_mib,
+        peak_reserved_mib=cost.peak_reserved_mib,
+        peak_device_mib=cost.peak_device_mib,
+        peak_host_mib=cost.peak_host_mib,
+        static_mib=static,
+        above_static_mib=None if cost.peak_allocated_mib is None else cost.peak_allocated_mib - static,
+        params=count_parameters(method),
+        gmacs=gmacs,
+        device=cost.device,
+        steps=steps,
+    )
+
+
+def _step(method: Any, optimizer: torch.optim.Optimizer, batch: Batch, index: int, recipe: Recipe) -> None:
+    precision = recipe.precision
+    dtype = DTYPES[precision]
+    passes = iter(method.loss(batch, Step(index, 0, 1)))
+    optimizer.zero_grad(set_to_none=True)
+    while True:
+        with torch.autocast(batch.images.device.type, dtype=dtype, enabled=precision != "fp32"):
+            terms: Mapping[str, Tensor] | None = next(passes, None)
+        if terms is None:
+            break
+        terms["total"].backward()
+        del terms
+    torch.nn.utils.clip_grad_norm_(method.parameters(), recipe.clip_norm)
+    optimizer.step()
+
+
+def _static_mib(method: Any, optimizer: torch.optim.Optimizer) -> float:
+    """Parameters, buffers, one gradient for each trained parameter, and the optimizer's tensors."""
+    parameters = list(method.parameters())
+    held = [*parameters, *method.buffers(), *(item for item in parameters if item.requires_grad)]
+    held += [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    return sum(item.numel() * item.element_size() for item in held) / MIB
+
+
+CORNERS: tuple[dict[str, str], ...] = (
+    {"stream": "single", "alignment": "mba"},
+    {"stream": "single", "alignment": "abm"},
+    {"stream": "dual", "alignment": "mba", "backward": "joint"},
+    {"stream": "dual", "alignment": "mba", "backward": "sequential"},
+    {"stream": "dual", "alignment": "abm", "backward": "joint"},
+    {"stream": "dual", "alignment": "abm", "backward": "sequential"},
+)
+
+
+def table_rows(costs: Sequence[StepCost]) -> list[list[str]]:
+    """Cells of the table; a dash where there is no GPU figure."""
+
+    def shown(value: float | None, digits: int = 0) -> str:
+        return "—" if value is None else f"{value:.{digits}f}"
+
+    return [
+        [
+            cost.method,
+            ", ".join(f"{key}={value}" for key, value in cost.settings.items()),
+            str(cost.batch_size),
+            cost.precision,
+            cost.error or f"{cost.seconds:.3f} ({cost.seconds_quartiles[0]:.3f}-{cost.seconds_quartiles[1]:.3f})",
+            shown(cost.images_per_second, 1),
+            shown(cost.gmacs, 2),
+            shown(cost.peak_allocated_mib),
+            shown(cost.above_static_mib),
+            shown(cost.static_mib),
+            shown(cost.peak_host_mib),
+        ]
+        for cost in costs
+    ]
+
+
+def with_batch(recipe: Recipe, batch_size: int, precision: str) -> Recipe:
+    """The recipe at another batch size and precision; empty or 0 keeps its own."""
+    return replace(recipe, batch_size=batch_size or recipe.batch_size, precision=precision or recipe.precision)  # type: ignore[arg-type]

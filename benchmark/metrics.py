@@ -1,0 +1,164 @@
+"""Metrics in numpy, exact, over R reweightings of the rows at once, so that a bootstrap costs little more than a value.
+
+Everywhere: scores (N,) float, any real numbers, only their order counts; targets (N,) 0, 1 or nan = unknown, left out;
+weights (R, N), how often each row counts. Results are (R,) float64, nan where undefined (never 0 for an absent class).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.errors import UserError
+
+Array = NDArray[np.float64]
+
+
+def require_finite(scores: NDArray[Any], uids: NDArray[np.str_]) -> None:
+    """Raises UserError with the first uids if a prediction is NaN or infinite."""
+    bad = ~np.isfinite(scores.reshape(len(scores), -1)).all(axis=1)
+    if bad.any():
+        names = ", ".join(uids[bad][:3])
+        raise UserError(f"{int(bad.sum())} predictions are not finite (first: {names}); the method or its head diverged")
+
+
+def _divide(numerator: Array, denominator: Array) -> Array:
+    out = np.full(np.broadcast(numerator, denominator).shape, np.nan)
+    return np.divide(numerator, denominator, out=out, where=denominator > 0)
+
+
+def mean(values: NDArray[Any], weights: Array) -> Array:
+    """Weighted mean of values (N,), rows with nan left out."""
+    known = ~np.isnan(values)
+    return _divide(weights[:, known] @ values[known].astype(float), weights[:, known].sum(axis=1))
+
+
+def median(values: NDArray[Any], weights: Array) -> Array:
+    """Weighted median of values (N,): the mean of the lower and the upper one, as numpy's for weights of 1."""
+    order = np.argsort(values, kind="stable")
+    ranked, cumulated = values[order].astype(float), weights[:, order].cumsum(axis=1)
+    half = cumulated[:, -1:] / 2
+    lower = ranked[np.minimum((cumulated < half).sum(axis=1), len(ranked) - 1)]
+    upper = ranked[np.minimum((cumulated <= half).sum(axis=1), len(ranked) - 1)]
+    return np.where(half[:, 0] > 0, (lower + upper) / 2, np.nan)
+
+
+def _by_threshold(scores: NDArray[Any], targets: NDArray[Any], weights: Array) -> tuple[Array, Array]:
+    """Positive and negative weight at each distinct score, highest first: two arrays (R, distinct scores)."""
+    known = ~np.isnan(targets)
+    scores, targets, weights = scores[known], targets[known], weights[:, known]
+    if len(scores) == 0:
+        return np.zeros((len(weights), 1)), np.zeros((len(weights), 1))
+    order = np.argsort(-scores, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
+    positive = (targets[order] > 0.5).astype(float)
+    sorted_weights = weights[:, order]
+    return (
+        np.add.reduceat(sorted_weights * positive, starts, axis=1),
+        np.add.reduceat(sorted_weights * (1 - positive), starts, axis=1),
+    )
+
+
+def auroc(scores: NDArray[Any], targets: NDArray[Any], weights: Array) -> Array:
+    """Area under the receiver operating characteristic: P(positive above negative) + half the ties (Mann-Whitney)."""
+    positive, negative = _by_threshold(scores, targets, weights)
+    above = positive.cumsum(axis=1) - positive
+    wins = ((above + positive / 2) * negative).sum(axis=1)
+    return _divide(wins, positive.sum(axis=1) * negative.sum(axis=1))
+
+
+def average_precision(scores: NDArray[Any], targets: NDArray[Any], weights: Array) -> Array:
+    """Sum of precision times the step in recall over distinct thresholds (no interpolation), as scikit-learn's."""
+    positive, negative = _by_threshold(scores, targets, weights)
+    true = positive.cumsum(axis=1)
+    precision = np.nan_to_num(_divide(true, true + negative.cumsum(axis=1)))
+    return _divide((precision * positive).sum(axis=1), positive.sum(axis=1))
+
+
+def confusion(predicted: NDArray[Any], targets: NDArray[Any], weights: Array) -> tuple[Array, Array, Array, Array]:
+    """Weights of true positives, false positives, false negatives and true negatives; predicted (N,) is 0 or 1."""
+    known = ~np.isnan(targets)
+    chosen, true, weight = predicted[known] > 0.5, targets[known] > 0.5, weights[:, known]
+    cells = (chosen & true, chosen & ~true, ~chosen & true, ~chosen & ~true)
+    tp, fp, fn, tn = (weight @ cell.astype(float) for cell in cells)
+    return tp, fp, fn, tn
+
+
+def macro(per_class: list[Array]) -> Array:
+    """Mean over the classes that are defined, draw by draw; nan where none is."""
+    stacked = np.stack(per_class)
+    defined = ~np.isnan(stacked)
+    return _divide(np.where(defined, stacked, 0).sum(axis=0), defined.sum(axis=0).astype(float))
+
+
+def f1_thresholds(scores: NDArray[Any], targets: NDArray[Any]) -> Array:
+    """The threshold (score >= it is positive) of the best F1 for each class, to be chosen on validation rows, never on test.
+
+    Args:
+        scores, targets: (N, K). Returns (K,); +inf (all negative) where a class has no positive.
+    """
+    chosen = np.full(scores.shape[1], np.inf)
+    for k in range(scores.shape[1]):
+        known = ~np.isnan(targets[:, k])
+        values = scores[known, k]
+        if not (targets[known, k] > 0.5).any():
+            continue
+        positive, negative = _by_threshold(values, targets[known, k], np.ones((1, int(known.sum()))))
+        true, false = positive[0].cumsum(), negative[0].cumsum()
+        best = int(np.argmax(2 * true / (true + false + positive.sum())))
+        chosen[k] = np.unique(values)[::-1][best]
+    return chosen
+
+
+def multilabel(
+    scores: NDArray[Any], predicted: NDArray[Any], targets: NDArray[Any], classes: tuple[str, ...], weights: Array
+) -> dict[str, Array]:
+    """The metrics of a multi-label set: macro over defined classes and class by class.
+
+    Args:
+        scores, predicted, targets: (N, K).
+
+    Returns:
+        auroc, average_precision, accuracy, f1 (macro over classes with both values, with a positive, all, and with a
+        positive or a predicted positive), defined_classes, and auroc/<class>, average_precision/<class>.
+    """
+    found: dict[str, Array] = {}
+    columns = range(len(classes))
+    areas = [auroc(scores[:, k], targets[:, k], weights) for k in columns]
+    precisions = [average_precision(scores[:, k], targets[:, k], weights) for k in columns]
+    tables = [confusion(predicted[:, k], targets[:, k], weights) for k in columns]
+    found["auroc"] = macro(areas)
+    found["average_precision"] = macro(precisions)
+    found["accuracy"] = macro([_divide(tp + tn, tp + fp + fn + tn) for tp, fp, fn, tn in tables])
+    found["f1"] = macro([_divide(2 * tp, 2 * tp + fp + fn) for tp, fp, fn, _ in tables])
+    found["defined_classes"] = (~np.isnan(np.stack(areas))).sum(axis=0).astype(float)
+    found |= {f"auroc/{name}": area for name, area in zip(classes, areas, strict=True)}
+    found |= {f"average_precision/{name}": value for name, value in zip(classes, precisions, strict=True)}
+    return found
+
+
+def recall_at(k: int, above: NDArray[Any], tied: NDArray[Any], positives: NDArray[Any]) -> Array:
+    """P(at least one positive among the first k) for each query, over all orders of ties.
+
+    Args:
+        above: (N,) negatives that score higher than the best positive. tied: (N,) negatives that score the same.
+        positives: (N,) positives that score the same as the best one, at least 1.
+
+    A collapsed encoder (everything tied) gets chance, not 1.
+    """
+    missed = np.ones(len(above))
+    slots = k - above
+    for drawn in range(k):
+        remaining = np.maximum(tied - drawn, 0) / np.maximum(tied + positives - drawn, 1)
+        missed = np.where(drawn < slots, missed * remaining, missed)
+    return np.where(slots > 0, 1 - missed, 0.0)
+
+
+def expected_rank(above: NDArray[Any], tied: NDArray[Any], positives: NDArray[Any]) -> Array:
+    """Expected rank (1 is best) of the first positive over all orders of ties.
+
+    With p positives among p + n tied ones it is above + (n + p + 1) / (p + 1), the mean of the lowest order statistic.
+    """
+    return np.asarray(above + (tied + positives + 1) / (positives + 1), float)

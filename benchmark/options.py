@@ -1,0 +1,81 @@
+"""`--set key=value`: typed overrides of a method's configuration and recipe."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from benchmark.errors import UserError
+from benchmark.registry import unknown
+from benchmark.types import Recipe
+
+Setting = tuple[str, str, str]  # (method or "" for all, key, text of the value)
+
+
+def parse_settings(texts: Sequence[str]) -> tuple[Setting, ...]:
+    """("steps=10", "mcr.stream=dual") -> (("", "steps", "10"), ("mcr", "stream", "dual")). Raises UserError."""
+    found = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UserError(f"--set {text!r} is not of the form key=value or method.key=value")
+        method, _, key = name.strip().rpartition(".")
+        found.append((method, key, value.strip()))
+    return tuple(found)
+
+
+def parse_value(text: str, kind: Any, key: str) -> Any:
+    """A text as bool, int, float, str or one of the values of a Literal. Raises UserError naming the key."""
+    if typing.get_origin(kind) is typing.Literal:
+        allowed = typing.get_args(kind)
+        if text not in map(str, allowed):
+            raise UserError(f"--set {key}={text}: use one of {', '.join(map(str, allowed))}")
+        return next(value for value in allowed if str(value) == text)
+    if kind is bool:
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise UserError(f"--set {key}={text}: use true or false")
+        return text.lower() in ("true", "1")
+    try:
+        return kind(text)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--set {key}={text}: expected {getattr(kind, '__name__', kind)}") from error
+
+
+def override(config: Any, recipe: Recipe, settings: Sequence[Setting], method: str) -> tuple[Any, Recipe, frozenset[str]]:
+    """The configuration and recipe of a method with the settings that it knows, and their keys.
+
+    Raises:
+        UserError: a setting addressed to this method by name that it does not know, or a value of another type.
+    """
+    used = set()
+    for owner, key, text in settings:
+        if owner not in ("", method):
+            continue
+        if key in _keys(config):
+            config = replace(config, **{key: parse_value(text, typing.get_type_hints(type(config))[key], key)})
+        elif key in _keys(recipe):
+            recipe = replace(recipe, **{key: parse_value(text, typing.get_type_hints(Recipe)[key], key)})
+        elif owner:
+            raise unknown(f"setting of {method}", key, [*_keys(config), *_keys(recipe)])
+        else:
+            continue
+        used.add(key)
+    return config, recipe, frozenset(used)
+
+
+def require_used(settings: Sequence[Setting], used: frozenset[str], known: Sequence[str]) -> None:
+    """Raises UserError for a setting that no chosen method took."""
+    for owner, key, _ in settings:
+        if key not in used:
+            raise unknown("setting", f"{owner}.{key}" if owner else key, sorted(known))
+
+
+def setting_names(config: Any, recipe: Recipe) -> tuple[str, ...]:
+    """What `--set` can change."""
+    return (*_keys(config), *_keys(recipe))
+
+
+def _keys(value: Any) -> tuple[str, ...]:
+    return tuple(item.name for item in fields(value))

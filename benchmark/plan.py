@@ -1,0 +1,180 @@
+"""What a command line asks for, as cells: each knows its key before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark import weights
+from benchmark.data.dataset import Dataset
+from benchmark.data.sources import SOURCES, SourceOptions
+from benchmark.errors import UserError
+from benchmark.options import Setting, override, require_used, setting_names
+from benchmark.pretrain import training_rows
+from benchmark.registry import Registry
+from benchmark.types import PretrainSpec, Protocol, Recipe, RunSpec, capabilities, digest, plain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """The command line of `run`, typed. Names may be ("all",)."""
+
+    methods: tuple[str, ...]
+    tasks: tuple[str, ...] = ("all",)
+    data: tuple[str, ...] = ("phantom",)
+    data_root: Path | None = None
+    where: tuple[tuple[str, str], ...] = ()
+    preset: str = "quick"
+    checkpoint: Path | None = None
+    seeds: tuple[int, ...] = (0,)
+    eval_seeds: tuple[int, ...] = (0,)
+    labels: tuple[float, ...] = ()  # empty: what each protocol says
+    precision: str = "fp32"
+    device: str = "auto"
+    batch_size: int = 64
+    workers: int = 0
+    draws: int = 1000
+    out: Path = Path("runs")
+    cache: Path | None = None
+    settings: tuple[Setting, ...] = ()
+    progress: bool = True
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrant:
+    """A method as it will compete on one data set: configuration, seed, and where its weights come from."""
+
+    name: str
+    method: Any  # the class
+    config: Any
+    recipe: Recipe
+    title: str
+    seed: int
+    weights: str  # as RunSpec.weights
+    pretraining: PretrainSpec | None = None
+    checkpoint: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One score to be made."""
+
+    entrant: Entrant
+    task: Any
+    protocol: Protocol
+    spec: RunSpec
+
+
+def chosen(registry: Registry[Any], names: Sequence[str]) -> tuple[str, ...]:
+    """The names, "all" expanded, each once. Raises UserError for an unknown one."""
+    found: dict[str, None] = {}
+    for name in names:
+        for item in registry if name == "all" else (name,):
+            registry.origin(item)
+            found[item] = None
+    return tuple(found)
+
+
+def open_dataset(text: str, options: RunOptions) -> Dataset:
+    """The checked data set of one `--data` value, NAME or NAME:LOCATION. Raises UserError."""
+    name, _, location = text.partition(":")
+    source_options = SourceOptions(root=options.data_root, preset=options.preset, where=options.where)
+    return Dataset(SOURCES.load(name)(location, source_options))
+
+
+def entrants(options: RunOptions, methods: Registry[Any], data: Dataset) -> tuple[Entrant, ...]:
+    """Every method and seed that competes on a data set.
+
+    Raises:
+        UserError: an unknown method, preset or setting, or a checkpoint for several methods.
+    """
+    names = chosen(methods, options.methods)
+    if options.checkpoint is not None and len(names) != 1:
+        raise UserError(f"--checkpoint belongs to one method, and {len(names)} are named; name one by --method")
+    found, used, known = [], set(), []
+    for name in names:
+        method = methods.load(name)
+        config, recipe = method.preset(options.preset)
+        known += setting_names(config, recipe)
+        config, recipe, taken = override(config, recipe, options.settings, name)
+        used |= taken
+        changed = [f"{key}={getattr(config, key, getattr(recipe, key, None))}" for key in sorted(taken)]
+        title = method.card.title + (f" [{', '.join(changed)}]" if changed else "")
+        for seed in options.seeds:
+            found.append(_entrant(options, data, method, config, recipe, {"name": name, "title": title, "seed": seed}))
+    require_used(options.settings, frozenset(used), known)
+    return tuple(found)
+
+
+def _entrant(
+    options: RunOptions, data: Dataset, method: Any, config: Any, recipe: Recipe, naming: Mapping[str, Any]
+) -> Entrant:
+    spec = None
+    if options.checkpoint is not None:
+        source = f"file:{weights.file_sha256(checkpoint_file(options.checkpoint))[:32]}"
+    elif "trainable" in capabilities(method) and recipe.steps > 0:
+        rows = training_rows(data, "text" in capabilities(method))
+        spec = PretrainSpec(
+            method=naming["name"],
+            method_version=method.version,
+            config=plain(config),
+            recipe=plain(recipe),
+            dataset=data.name,
+            dataset_version=data.version,
+            split=digest([data.splits["train"], [record.uid for record in rows]]),
+            seed=naming["seed"],
+        )
+        source = spec.key
+    else:
+        source = "seed"
+    return Entrant(
+        method=method, config=config, recipe=recipe, weights=source, pretraining=spec, checkpoint=options.checkpoint, **naming
+    )
+
+
+def checkpoint_file(path: Path) -> Path:
+    """The file behind --checkpoint: a file itself, or model.safetensors in a pretrained folder. Raises UserError."""
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"--checkpoint {path}: {file} is not there; give a .safetensors file or a pretrained/<key> folder")
+    return file
+
+
+def cells(options: RunOptions, tasks: Registry[Any], data: Dataset, competing: Sequence[Entrant]) -> tuple[Cell, ...]:
+    """Every score to be made on a data set, method by method. Raises UserError for an unknown task."""
+    families = [tasks.load(name)() for name in chosen(tasks, options.tasks)]
+    found = []
+    for entrant in competing:
+        for task in families:
+            for protocol in task.protocols(options.preset):
+                fractions = options.labels if options.labels and protocol.fractions != (1.0,) else protocol.fractions
+                for fraction in fractions:
+                    for eval_seed in options.eval_seeds:
+                        spec = _spec(options, data, entrant, task, protocol, fraction, eval_seed)
+                        found.append(Cell(entrant=entrant, task=task, protocol=protocol, spec=spec))
+    return tuple(found)
+
+
+def _spec(  # noqa: PLR0913  (the coordinates of a cell)
+    options: RunOptions, data: Dataset, entrant: Entrant, task: Any, protocol: Protocol, fraction: float, eval_seed: int
+) -> RunSpec:
+    return RunSpec(
+        method=entrant.name,
+        method_version=entrant.method.version,
+        config=plain(entrant.config),
+        weights=entrant.weights,
+        task=task.name,
+        task_version=task.version,
+        protocol=protocol.name,
+        protocol_hash=protocol.hash,
+        dataset=data.name,
+        dataset_version=data.version,
+        splits=data.splits,
+        label_fraction=fraction,
+        seed=entrant.seed,
+        eval_seed=eval_seed,
+        precision=options.precision,
+    )

@@ -1,0 +1,92 @@
+"""Seeds, deterministic mode, and the record of the environment."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+import torch
+
+PACKAGES = (
+    "torch", "torchvision", "timm", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "accelerate",
+    "segmentation-models-pytorch", "mmdet", "mmengine", "mmcv-lite", "mmcv", "pycocotools", "pillow", "torchxrayvision",
+)  # fmt: skip
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed from any parts, the same in every process: seed_of(0, "mask", 12)."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
+@contextmanager
+def seeded(*parts: object) -> Iterator[None]:
+    """Runs a block on its own streams of the global generators, which are put back afterwards."""
+    seed = seed_of(*parts)
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+def deterministic() -> None:
+    """Asks torch for deterministic algorithms; must run before CUDA starts. Operators without one only warn."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
+def _git(*words: str) -> str:
+    here = os.path.dirname(os.path.abspath(__file__))
+    try:
+        done = subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, timeout=10)  # noqa: S603, S607
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+@cache
+def _fixed_environment() -> dict[str, str]:
+    found = {"python": platform.python_version(), "system": platform.platform(), "machine": _processor()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    commit = _git("rev-parse", "HEAD")
+    if commit:
+        found["commit"] = commit + ("-dirty" if _git("status", "--porcelain") else "")
+    return found
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Versions, machine and commit, for the record: not part of any key."""
+    found = {**_fixed_environment(), "threads": str(torch.get_num_threads()), "device": str(device)}
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+        found["cuda"] = str(torch.version.cuda)
+    return found
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return f"{names[0] if names else platform.processor() or sys.platform} x {os.cpu_count()}"

@@ -1,0 +1,311 @@
+"""plan -> run -> save. The only place that catches Exception: a failed cell is recorded with its traceback, others go on."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from benchmark import repro, weights
+from benchmark.context import Context, choose_device
+from benchmark.data.dataset import Dataset
+from benchmark.data.text import REPORT, train_tokenizer
+from benchmark.errors import Unavailable, Unsupported, UserError
+from benchmark.meter import Meter, count_gmacs, count_parameters
+from benchmark.plan import Cell, Entrant, RunOptions, cells, checkpoint_file, entrants, open_dataset
+from benchmark.pretrain import Pretrained, pretrain, training_rows
+from benchmark.registry import Registry
+from benchmark.statistics import with_intervals
+from benchmark.store import Store, read_predictions
+from benchmark.types import Cost, Predictions, RunResult, RunSpec, Status, capabilities
+
+Report = Callable[[RunResult], None]
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run did: results in order, and the keys that were there already."""
+
+    results: list[RunResult] = field(default_factory=list)
+    reused: set[str] = field(default_factory=set)
+
+    def of(self, status: Status) -> list[RunResult]:
+        """The results of a status."""
+        return [result for result in self.results if result.status == status]
+
+
+class Runner:
+    """Runs the cells of a command line.
+
+    Args:
+        methods, tasks: the registries. report: is called with each result as it ends.
+    """
+
+    def __init__(self, options: RunOptions, methods: Registry[Any], tasks: Registry[Any], report: Report) -> None:
+        self.options, self.methods, self.tasks, self.report = options, methods, tasks, report
+        self.store = Store(options.out)
+        self.device = choose_device(options.device)
+        self.summary = Summary()
+        self._referenced: set[tuple[object, ...]] = set()
+
+    def plan(self) -> tuple[tuple[Dataset, tuple[Cell, ...]], ...]:
+        """The cells of each data set. Raises UserError for anything that is wrong before work begins."""
+        found = []
+        for text in self.options.data:
+            data = open_dataset(text, self.options)
+            found.append((data, cells(self.options, self.tasks, data, entrants(self.options, self.methods, data))))
+        return tuple(found)
+
+    def run(self) -> Summary:
+        """Runs what is not finished yet, method by method, and saves each cell as it ends."""
+        planned = self.plan()
+        self.store.check_writable()
+        for data, todo in planned:
+            for entrant, group in _by_entrant(todo):
+                self._run_entrant(data, entrant, group)
+        return self.summary
+
+    def pretrain(self) -> list[Pretrained]:
+        """Only the pretraining of every trainable method. Raises UserError if none is."""
+        self.store.check_writable()
+        found = []
+        for text in self.options.data:
+            data = open_dataset(text, self.options)
+            for entrant in entrants(self.options, self.methods, data):
+                if entrant.pretraining is not None:
+                    _, record = self._prepare(data, entrant, self._context(entrant, 0))
+                    found += [record] if record else []
+        if not found:
+            raise UserError(f"none of {', '.join(self.options.methods)} is trained; see `list methods`")
+        return found
+
+    def _context(self, entrant: Entrant, eval_seed: int) -> Context:
+        return Context(
+            device=self.device,
+            cache=self.options.cache or Path(os.environ.get("BENCHMARK_CACHE", self.options.out / "cache")),
+            precision=self.options.precision,
+            batch_size=self.options.batch_size,
+            workers=self.options.workers,
+            seed=entrant.seed,
+            eval_seed=eval_seed,
+            draws=self.options.draws,
+            progress=self.options.progress,
+            meter=Meter(self.device),
+        )
+
+    def _run_entrant(self, data: Dataset, entrant: Entrant, group: Sequence[Cell]) -> None:
+        pending = []
+        for cell in group:
+            finished = self.store.finished(cell.spec.key)
+            if finished is None:
+                pending.append(cell)
+            else:
+                self.summary.reused.add(finished.key)
+                self._keep(finished, save=False)
+                self._references(cell, data)
+        if not pending:
+            return
+        refused = [(cell, _refusal(cell, data)) for cell in pending]
+        for cell, reason in refused:
+            if reason:
+                self._keep(self._result(cell, "unsupported", error=reason))
+        runnable = [cell for cell, reason in refused if not reason]
+        if not runnable:
+            return
+        context = self._context(entrant, 0)
+        try:
+            method, record = self._prepare(data, entrant, context)
+        except Exception as error:  # noqa: BLE001
+            for cell in runnable:
+                self._keep(self._failure(cell, error))
+            return
+        for cell in runnable:
+            self._run_cell(cell, method, record, data, context)
+
+    def _prepare(self, data: Dataset, entrant: Entrant, context: Context) -> tuple[Any, Pretrained | None]:
+        """The method with its weights: drawn, pretrained now or before, or from a checkpoint."""
+        tokenizer = None
+        if "text" in capabilities(entrant.method):
+            tokenizer = _tokenizer(data, entrant)
+        with repro.seeded(entrant.seed, "init"):
+            method = entrant.method.build(entrant.config, tokenizer)
+        record = None
+        if entrant.checkpoint is not None:
+            file = checkpoint_file(entrant.checkpoint)
+            weights.apply(method, weights.load(file), f"checkpoint {file}")
+        elif entrant.pretraining is not None:
+            folder = self.store.pretrained_folder(entrant.pretraining.key)
+            record = pretrain(method, data, entrant.pretraining, entrant.recipe, folder, context)
+        return method.to(self.device).eval().requires_grad_(False), record
+
+    def _run_cell(self, cell: Cell, method: Any, record: Pretrained | None, data: Dataset, shared: Context) -> None:
+        started = _now()
+        context = replace(
+            shared, meter=Meter(self.device), notes={}, eval_seed=cell.spec.eval_seed, batch_size=self.options.batch_size
+        )
+        try:
+            context.meter.start()
+            with repro.seeded(cell.spec.seed, cell.spec.eval_seed, cell.protocol.hash):
+                predictions = cell.task.run(method, data, cell.protocol, cell.spec.label_fraction, context)
+            context.meter.stop()
+            if len(predictions.uids) == 0:
+                raise UserError(f"no test row of {data.name} could be used for {cell.protocol.name}")
+            _count(method, context)
+            result = self._scored(cell, predictions, context.draws, context.meter)
+            result = replace(
+                result,
+                pretraining=record.cost if record else None,
+                notes=dict(context.notes) | ({"weights_sha256": record.sha256} if record else {}),
+                started=started,
+                finished=_now(),
+                flags=_flags(cell, data, predictions),
+            )
+            sha256 = self.store.save_predictions(cell.spec.key, predictions)
+            self._keep(replace(result, predictions=sha256))
+        except Exception as error:  # noqa: BLE001
+            context.meter.stop()
+            self._keep(self._failure(cell, error, started))
+            return
+        self._references(cell, data)
+
+    def _scored(self, cell: Cell, predictions: Predictions, draws: int, meter: Meter) -> RunResult:
+        def score(weight: Any) -> Any:
+            return cell.task.score(predictions, cell.protocol, weight)
+
+        with meter.phase("score"):
+            found = with_intervals(score, predictions.patients, draws, cell.spec.eval_seed)
+        used, skipped = len(np.unique(predictions.uids)), predictions.skipped
+        return replace(
+            self._result(cell, "ok"),
+            metrics=found,
+            n_used=used,
+            n_expected=used + len(skipped),
+            skipped=skipped,
+            cost=meter.cost(),
+        )
+
+    def _result(self, cell: Cell, status: Status, error: str | None = None) -> RunResult:
+        return RunResult(
+            key=cell.spec.key,
+            status=status,
+            spec=cell.spec,
+            title=cell.entrant.title,
+            primary=cell.protocol.primary,
+            higher_is_better=cell.protocol.higher_is_better,
+            cost=Cost(device=str(self.device)),
+            environment=repro.environment(self.device),
+            command=self.options.command,
+            error=error,
+            started=_now(),
+            finished=_now(),
+        )
+
+    def _failure(self, cell: Cell, error: Exception, started: str = "") -> RunResult:
+        if isinstance(error, Unavailable):
+            return self._result(cell, "unavailable", str(error))
+        if isinstance(error, Unsupported):
+            return self._result(cell, "unsupported", str(error))
+        trace = "".join(traceback.format_exception(error))
+        text = f"{error if isinstance(error, UserError) else f'{type(error).__name__}: {error}'}\n\n{trace}"
+        return replace(self._result(cell, "failed", text), started=started or _now())
+
+    def _references(self, cell: Cell, data: Dataset) -> None:
+        """Trivial rows and oracles of the cell's group, once for all methods."""
+        group = (data.name, cell.protocol.hash, cell.spec.label_fraction, cell.spec.eval_seed)
+        if group in self._referenced:
+            return
+        self._referenced.add(group)
+        try:
+            predictions = read_predictions(self.store.predictions_path(cell.spec.key))
+            for name, reference in cell.task.references(predictions, data, cell.protocol).items():
+                self.summary.results.append(self._reference(cell, name, reference, data))
+        except Exception as error:  # noqa: BLE001
+            failed = replace(cell, spec=_reference_spec(cell.spec, "failed"))
+            self._keep(replace(self._failure(failed, error), title="reference rows", role="reference"))
+
+    def _reference(self, cell: Cell, name: str, predictions: Predictions, data: Dataset) -> RunResult:
+        spec = _reference_spec(cell.spec, name)
+        result = self.store.finished(spec.key)
+        if result is None:
+            scored = self._scored(replace(cell, spec=spec), predictions, self.options.draws, Meter())
+            sha256 = self.store.save_predictions(spec.key, predictions)
+            flags = data.source.flags
+            result = replace(scored, title=name, role="reference", predictions=sha256, flags=flags, cost=Cost())
+            self.store.save(result)
+        return result
+
+    def _keep(self, result: RunResult, save: bool = True) -> None:
+        if save:
+            self.store.save(result)
+        self.summary.results.append(result)
+        self.report(result)
+
+
+def _by_entrant(todo: Sequence[Cell]) -> Iterator[tuple[Entrant, list[Cell]]]:
+    groups: dict[int, list[Cell]] = {}
+    for cell in todo:
+        groups.setdefault(id(cell.entrant), []).append(cell)
+    for group in groups.values():
+        yield group[0].entrant, group
+
+
+def _refusal(cell: Cell, data: Dataset) -> str:
+    """Why a cell cannot be run at all, or an empty text."""
+    lacking = sorted(cell.task.needs - capabilities(cell.entrant.method))
+    if lacking:
+        return f"{cell.entrant.name} has no {' and no '.join(lacking)} capability, which {cell.protocol.name} needs"
+    try:
+        cell.task.check(data, cell.protocol)
+    except Unsupported as error:
+        return str(error)
+    return ""
+
+
+def _reference_spec(spec: RunSpec, name: str) -> RunSpec:
+    """The key of a reference row depends on the rows and the protocol alone, not on the method beside it."""
+    return replace(
+        spec, method=f"reference: {name}", method_version=1, config={}, weights="none", seed=0, precision="fp64"
+    )
+
+
+def _tokenizer(data: Dataset, entrant: Entrant) -> Tokenizer:
+    """That of the checkpoint's folder, or one trained on the training reports."""
+    if entrant.checkpoint is not None:
+        stored = checkpoint_file(entrant.checkpoint).with_name("tokenizer.json")
+        if stored.is_file():
+            return Tokenizer.from_file(str(stored))
+    texts = data.texts(training_rows(data, with_text=True), REPORT)
+    if not texts:
+        raise Unsupported(f"{entrant.name} reads text, and {data.name} has no training reports to learn a vocabulary from")
+    return train_tokenizer(texts)
+
+
+def _flags(cell: Cell, data: Dataset, predictions: Predictions) -> tuple[str, ...]:
+    degenerate = getattr(cell.task, "degenerate", None)
+    found = list(data.source.flags)
+    if degenerate is not None and degenerate(predictions, cell.protocol):
+        found.append("degenerate")
+    if predictions.skipped:
+        found.append("partial")
+    return tuple(found)
+
+
+def _count(method: Any, context: Context) -> None:
+    """Parameters, and multiply-accumulates of encoding one image."""
+    size = method.input
+    image = torch.zeros(1, size.channels, size.size, size.size, device=context.device)
+    context.meter.gmacs = count_gmacs(lambda: method.encode_image(image))
+    context.meter.params = count_parameters(method)
+    context.meter.batch_size = context.batch_size
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,166 @@
+"""Files of a run: written whole or not at all, one JSON a cell and one .npz of its predictions. Imports no torch.
+
+Scope: local file systems. A write goes to a temporary file in the same folder, is synced, replaces the target in one
+step, and the folder is synced; a reader ignores temporaries, so a kill at any moment leaves old or new, never half.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmark.errors import UserError
+from benchmark.types import Cost, Metric, Predictions, RunResult, RunSpec, plain
+
+TEMPORARY = ".tmp-"
+
+
+def write(path: Path, data: bytes) -> None:
+    """Replaces a file by the given bytes, atomically and durably; parents are made.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full; an older file stays as it was.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+        sync_folder(path.parent)
+    except OSError as error:
+        raise _explain(path, error) from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename inside a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explain(path: Path, error: OSError) -> UserError:
+    if error.errno == errno.ENOSPC:
+        return UserError(f"no space left to write {path}; free some, or choose another folder with --out")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(f"{path.parent} cannot be written; choose another folder with --out")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return UserError(f"{path.parent} is not a folder; choose another one with --out")
+    return UserError(f"{path} cannot be written ({error.strerror}); choose another folder with --out")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes a value as readable JSON; NaN is refused (ValueError), None stands for undefined."""
+    write(path, (json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def predictions_to_bytes(predictions: Predictions) -> bytes:
+    """An .npz without pickled objects: the same predictions give the same bytes."""
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = {"uids": np.asarray(predictions.uids, str), "patients": np.asarray(predictions.patients, str)}
+    arrays |= {f"array/{name}": array for name, array in sorted(predictions.arrays.items())}
+    arrays |= {f"names/{name}": np.array(names, str) for name, names in sorted(predictions.names.items())}
+    arrays["skipped"] = np.array(predictions.skipped, str).reshape(-1, 2)
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def read_predictions(path: Path) -> Predictions:
+    """The predictions of a cell. Raises UserError if the file is damaged or not there."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name.removeprefix("array/"): stored[name] for name in stored.files if name.startswith("array/")}
+            names = {
+                name.removeprefix("names/"): tuple(map(str, stored[name])) for name in stored.files if name.startswith("names/")
+            }
+            skipped = tuple((str(uid), str(reason)) for uid, reason in stored["skipped"])
+            return Predictions(stored["uids"], stored["patients"], arrays, names, skipped)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is not a readable file of predictions; delete it and run the cell again") from error
+
+
+def result_from_json(value: Mapping[str, Any]) -> RunResult:
+    """The result that `plain` turned into JSON. Raises KeyError or TypeError if it is of another layout."""
+    changed: dict[str, Any] = {
+        "spec": RunSpec(**value["spec"]),
+        "metrics": {name: Metric(**metric) for name, metric in value["metrics"].items()},
+        "cost": Cost(**value["cost"]),
+        "pretraining": None if value["pretraining"] is None else Cost(**value["pretraining"]),
+        "skipped": tuple((uid, reason) for uid, reason in value["skipped"]),
+        "flags": tuple(value["flags"]),
+    }
+    return RunResult(**{**value, **changed})
+
+
+class Store:
+    """The folder of a run.
+
+    Args:
+        root: the folder of --out; made when first written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def result_path(self, key: str) -> Path:
+        """Where the JSON of a cell lies."""
+        return self.root / "results" / f"{key}.json"
+
+    def predictions_path(self, key: str) -> Path:
+        """Where the predictions of a cell lie."""
+        return self.root / "predictions" / f"{key}.npz"
+
+    def pretrained_folder(self, key: str) -> Path:
+        """Where pretrained weights and their resumable state lie."""
+        return self.root / "pretrained" / key
+
+    def check_writable(self) -> None:
+        """Raises UserError now rather than after an hour of work."""
+        write(self.root / ".writable", b"")
+        (self.root / ".writable").unlink(missing_ok=True)
+
+    def finished(self, key: str) -> RunResult | None:
+        """The result of a cell that need not run again: it is ok, its predictions are there and are what it says."""
+        result = self.read(key)
+        if result is None or result.status != "ok":
+            return None
+        path = self.predictions_path(key)
+        if not path.is_file() or sha256(path.read_bytes()).hexdigest() != result.predictions:
+            return None
+        return result
+
+    def read(self, key: str) -> RunResult | None:
+        """The result of a cell, or None if there is none that can be read."""
+        try:
+            return result_from_json(json.loads(self.result_path(key).read_text()))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def save_predictions(self, key: str, predictions: Predictions) -> str:
+        """Writes the predictions; returns the sha256 that belongs into the result, which must be written after them."""
+        data = predictions_to_bytes(predictions)
+        write(self.predictions_path(key), data)
+        return sha256(data).hexdigest()
+
+    def save(self, result: RunResult) -> None:
+        """Writes a result; a cell counts as done from this moment on."""
+        write_json(self.result_path(result.key), result)

@@ -1,0 +1,121 @@
+"""The only place that reads a checkpoint: safetensors, or torch files with weights_only, and nothing else."""
+
+from __future__ import annotations
+
+import io
+import pickle  # noqa: TID251  (for the name of an error only; nothing is unpickled)
+import zipfile
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from benchmark import store
+from benchmark.errors import UserError
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, read in pieces."""
+    found = sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
+
+
+def load(path: Path, expect_sha256: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, on the CPU.
+
+    Raises:
+        UserError: no such file, cut short, another kind of file, one that needs unpickling, another sha256 than
+            expected, no tensors in it, or a tensor that holds NaN or infinity.
+    """
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} is not a file; give the path of a .safetensors or .pt file")
+    if expect_sha256 is not None and file_sha256(path) != expect_sha256:
+        raise UserError(f"checkpoint {path} is not the file that was recorded (sha256 differs); restore it or train again")
+    state = _safetensors(path) if path.suffix == ".safetensors" else _weights_only(path)
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"checkpoint {path} holds NaN or infinity in {name!r}; it cannot be used")
+    return state
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"checkpoint {path} is damaged or no safetensors file: {error}") from error
+
+
+def _weights_only(path: Path) -> dict[str, Tensor]:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
+    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"checkpoint {path} cannot be read without running code that it carries, or is damaged; "
+            "convert it to safetensors in a place you trust"
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            found = found[wrapper]
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)} if isinstance(found, dict) else {}
+    if not tensors:
+        raise UserError(f"checkpoint {path} holds no tensors by name; it is not a checkpoint of a model")
+    return tensors
+
+
+def apply(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Loads every tensor into the module of the same name and shape, all or nothing.
+
+    Args:
+        where: what the state came from, for the message.
+
+    Raises:
+        UserError: a missing or unexpected key, or another shape.
+    """
+    own = module.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or unexpected:
+        raise UserError(
+            f"{where} does not fit: {len(missing)} keys are missing{_first(missing)}, {len(unexpected)} are "
+            f"unexpected{_first(unexpected)}; it belongs to another method or configuration"
+        )
+    for name, tensor in own.items():
+        if tensor.shape != state[name].shape:
+            raise UserError(
+                f"{where} does not fit: {name!r} has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}; "
+                "it belongs to another configuration (see --set)"
+            )
+    module.load_state_dict(dict(state))
+
+
+def _first(names: list[str]) -> str:
+    return f" (first {names[0]!r})" if names else ""
+
+
+def save_module(path: Path, module: nn.Module) -> str:
+    """Writes a module's tensors as safetensors, atomically; returns the sha256 of the file."""
+    data = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()})
+    store.write(path, data)
+    return sha256(data).hexdigest()
+
+
+def save_state(path: Path, state: Mapping[str, object]) -> None:
+    """Writes a training state of tensors and plain values, atomically, so that `load_state` can read it."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    store.write(path, buffer.getvalue())
+
+
+def load_state(path: Path) -> dict[str, object]:
+    """A training state that `save_state` wrote; nothing in it is executed. Raises UserError if it is damaged."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
+    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, KeyError, OSError) as error:
+        raise UserError(f"training state {path} is damaged; delete it to train from the state before it") from error
+    return dict(found)

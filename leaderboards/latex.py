@@ -1,0 +1,62 @@
+"""The board as LaTeX tables (package booktabs), one a group. Nothing is bold: rows are not ranked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from leaderboards.rows import Group
+from leaderboards.text import EMPTY, arrow, cells, clean, left_out, notes, subtitle, task_title
+
+_SPECIAL = str.maketrans(
+    {
+        **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+        **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "|": r"\textbar{}"},
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "`": r"\textasciigrave{}"},
+        **{"↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$", "—": r"\textemdash{}"},
+    }
+)
+_SHOWN = (0, 1, 2, 3, 5, 7, 8, 9)  # of text.cells: method, score, interval, seeds, GPU memory, time, images/s, parameters
+_HEAD = ("95 % interval", "Seeds", "GPU GiB", "Time", "Images/s", "Parameters")
+
+
+def escape(text: object) -> str:
+    """Text that LaTeX sets as it is."""
+    # Two hyphens would become one dash, and an option of a command another word.
+    return re.sub(r"-(?=-)", "-{}", clean(text).translate(_SPECIAL))
+
+
+def latex(groups: Sequence[Group], refused: Sequence[tuple[str, str]]) -> str:
+    """A file to \\input, or to copy tables from."""
+    parts = [r"% Needs \usepackage{booktabs} and, for wide tables, \usepackage{graphicx}."]
+    parts += [f"% {clean(EMPTY)}"] if not groups else [_table(group) for group in groups]
+    parts += [f"% {clean(line)}" for line in (*(notes(groups) if groups else ()), *left_out(refused))]
+    return "\n".join(parts) + "\n"
+
+
+def _table(group: Group) -> str:
+    row = group.first
+    caption = f"{task_title(row.task)}: {subtitle(group)}."
+    warnings = "".join(f" \\textbf{{{escape(banner)}.}}" for banner in group.banners)
+    lines = [r"\begin{table}", r"\centering", f"\\caption{{{escape(caption)}{warnings}}}", r"\resizebox{\linewidth}{!}{%"]
+    lines += [rf"\begin{{tabular}}{{l{'r' * (len(_SHOWN) - 1)}}}", r"\toprule"]
+    lines += [_line([escape(cell) for cell in ("Method", arrow(group), *_HEAD)]), r"\midrule"]
+    kind = None
+    for entry in group.entries:
+        if kind is not None and entry.kind != kind:
+            lines.append(r"\midrule")
+        kind = entry.kind
+        texts = cells(entry)
+        method, *rest = (escape(texts[number]) for number in _SHOWN)
+        lines.append(_line([f"\\emph{{{method}}}" if entry.first.role == "reference" else method, *rest]))
+    lines += [r"\bottomrule", r"\end{tabular}}"]
+    lines += [
+        f"\\par\\footnotesize {escape(f'{e.label}: {e.first.status}, {e.first.reason}')}"
+        for e in group.entries
+        if e.first.reason
+    ]
+    return "\n".join([*lines, r"\end{table}"])
+
+
+def _line(row: Sequence[str]) -> str:
+    return f"{' & '.join(row)} \\\\"

@@ -1,0 +1,16 @@
+"""The registry of methods: one file a method, one line here."""
+
+from __future__ import annotations
+
+from benchmark.registry import Registry
+
+METHODS: Registry[type] = Registry(
+    "method",
+    group="benchmark.methods",
+    entries={
+        "mcr": "methods.mcr:MCR",
+        "clip": "methods.clip:CLIP",
+        "random": "methods.baselines:Random",
+        "imagenet": "methods.baselines:ImageNet",
+    },
+)

@@ -1,0 +1,207 @@
+"""What the vision-language methods share: the configuration of the towers, its presets, and encoding for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmark.errors import UserError
+from benchmark.types import Features, InputSpec, Recipe, TextBatch
+from methods.aggregation import AGGREGATORS, ALIGNMENTS, QUERIES, Alignment
+from methods.encoders import ImageTower, build_image_tower
+from methods.text_encoder import TextTower
+
+PRESETS = ("quick", "small", "paper")
+SIZES = (
+    "image_size", "image_width", "image_depth", "image_heads", "patch_size",
+    "text_width", "text_layers", "text_heads", "embed_dim",
+)  # fmt: skip
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TowerConfig:
+    """The towers and the common space; every field is a scalar that `--set name=value` may override.
+
+    Raises:
+        UserError: a value that no tower can be built from, naming the field and what it may be.
+    """
+
+    image_encoder: str = "vit"  # "vit": of the sizes below; "resnet": of the same scale; or any timm model name
+    image_weights: str = "none"  # "none": drawn at random; "timm": from the hub; else a local safetensors file
+    image_size: int = 128
+    image_channels: int = 1
+    image_width: int = 128
+    image_depth: int = 4
+    image_heads: int = 4
+    patch_size: int = 16
+    text_weights: str = "none"  # "none": drawn at random; "hub": Bio_ClinicalBERT; else a local folder in its layout
+    text_width: int = 128
+    text_layers: int = 2
+    text_heads: int = 4
+    max_tokens: int = 96
+    dropout: float = 0.0  # in the text tower
+    embed_dim: int = 128
+    alignment: str = "mba"  # "mba": map tokens, then aggregate; "abm": aggregate, then map
+    aggregator: str = "mean"  # over local tokens: "mean" or "attention"
+    attention_query: str = "per-modality"  # or "shared", which needs alignment=mba
+    temperature: float = 0.07  # at the start; learned
+
+    def __post_init__(self) -> None:
+        check_choice(self, "alignment", ALIGNMENTS)
+        check_choice(self, "aggregator", AGGREGATORS)
+        check_choice(self, "attention_query", QUERIES)
+        check_choice(self, "image_channels", (1, 3))
+        for name in SIZES:
+            check_range(self, name, 1, 4096)
+        for width, heads in (("image_width", "image_heads"), ("text_width", "text_heads")):
+            if getattr(self, width) % getattr(self, heads) or getattr(self, width) % 4:
+                raise UserError(f"{width}={getattr(self, width)} must be a multiple of 4 and of {heads}={getattr(self, heads)}")
+        check_range(self, "max_tokens", 3, 512)
+        check_range(self, "image_size", self.patch_size, 4096)
+        check_range(self, "dropout", 0.0, 0.9)
+        check_range(self, "temperature", 0.01, 10.0)
+        if (self.alignment, self.aggregator, self.attention_query) == ("abm", "attention", "shared"):
+            raise UserError(
+                "attention_query=shared needs alignment=mba: before the mapping the two modalities have no common space; "
+                "use attention_query=per-modality"
+            )
+
+
+def check_choice(config: object, name: str, allowed: Sequence[object]) -> None:
+    """Raises UserError unless the field is one of the values."""
+    value = getattr(config, name)
+    if value not in allowed:
+        raise UserError(f"{name}={value!r} is not one of {', '.join(str(item) for item in allowed)}")
+
+
+def check_range(config: object, name: str, low: float, high: float) -> None:
+    """Raises UserError unless low <= field <= high; nan is out of every range."""
+    value = getattr(config, name)
+    if not low <= value <= high:
+        raise UserError(f"{name}={value!r} must lie in {low} to {high}")
+
+
+def tower_preset(preset: str) -> dict[str, Any]:
+    """The tower fields of a preset, the same for every method. Raises UserError for an unknown preset."""
+    presets: dict[str, dict[str, Any]] = {
+        "quick": {},
+        "small": {
+            "image_width": 192, "image_depth": 6, "image_heads": 6, "text_width": 192, "text_layers": 4, "text_heads": 4,
+            "embed_dim": 192,
+        },
+        "paper": {
+            "image_size": 224, "image_channels": 3, "image_width": 768, "image_depth": 12, "image_heads": 12,
+            "image_weights": "timm", "text_weights": "hub", "text_width": 768, "text_layers": 12, "text_heads": 12,
+            "max_tokens": 112, "dropout": 0.1, "embed_dim": 512,
+        },
+    }  # fmt: skip
+    if preset not in presets:
+        raise UserError(f"preset {preset!r} is not one of {', '.join(PRESETS)}")
+    return presets[preset]
+
+
+def tower_recipe(preset: str) -> Recipe:
+    """The recipe of a preset for methods that train these towers from pairs. Raises UserError for an unknown preset."""
+    recipes = {
+        "quick": Recipe(steps=240, batch_size=64, learning_rate=1e-3),
+        "small": Recipe(steps=2000, batch_size=64, learning_rate=7e-4),
+        # 1.5e-4 * batch / 256, as the masked siblings scale it; 100 epochs of 220,000 pairs
+        "paper": Recipe(steps=86_000, batch_size=256, learning_rate=1.5e-4, precision="bf16"),
+    }
+    if preset not in recipes:
+        raise UserError(f"preset {preset!r} is not one of {', '.join(PRESETS)}")
+    return recipes[preset]
+
+
+def input_spec(size: int, channels: int) -> InputSpec:
+    """One gray channel around its middle, or three channels as ImageNet's towers want them."""
+    if channels == 1:
+        return InputSpec(size=size)
+    return InputSpec(size=size, channels=3, mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bicubic")
+
+
+class VisionLanguage(nn.Module):
+    """Image tower, text tower and the way to their common space; encodes both, trains nothing.
+
+    Args:
+        config: sizes and choices.
+        tokenizer: of the training reports; pretrained text weights bring their own, which then stands in `tokenizer`.
+
+    Raises:
+        Unavailable: pretrained weights were asked for and cannot be had.
+        UserError: no tokenizer.
+    """
+
+    image_tower: ImageTower
+
+    def __init__(self, config: TowerConfig, tokenizer: Tokenizer | None) -> None:
+        super().__init__()
+        self.config: Any = config
+        self.input = input_spec(config.image_size, config.image_channels)
+        self.image_tower = build_image_tower(
+            config.image_encoder, config.image_weights, config.image_size, config.image_channels,
+            (config.image_width, config.image_depth, config.image_heads, config.patch_size),
+        )  # fmt: skip
+        self.text_tower = TextTower(
+            (config.text_width, config.text_layers, config.text_heads), config.max_tokens, config.dropout,
+            config.text_weights, tokenizer,
+        )  # fmt: skip
+        self.tokenizer = self.text_tower.tokenizer
+        self.align = Alignment(
+            (self.image_tower.width, self.text_tower.width), config.embed_dim, config.alignment, config.aggregator,
+            config.attention_query,
+        )  # fmt: skip
+        self.feature_info = self.image_tower.info
+
+    @classmethod
+    def build(cls, config: Any, tokenizer: Tokenizer | None) -> Self:
+        """A method with weights drawn from the global torch generator. Raises Unavailable if weights cannot be had."""
+        return cls(config, tokenizer)
+
+    def encode_image(self, images: Tensor) -> Features:
+        """images: (B, C, h, w) float32, never masked -> pooled (B, D) normalised, tokens (B, P, D) in the common space.
+
+        With alignment=abm only the aggregate is mapped, so tokens are the tower's own (B, P, width).
+        """
+        tokens = self.image_tower.forward_tokens(images)[:, self.image_tower.prefix :]
+        return self.image_features(tokens)
+
+    def prepare_text(self, texts: Sequence[str]) -> TextBatch:
+        """B texts -> tokens, padded to the longest; texts over `max_tokens` lose their end and are counted."""
+        return self.text_tower.prepare(texts)
+
+    def encode_text(self, text: TextBatch) -> Features:
+        """(B, T) tokens, never masked -> pooled (B, D) normalised, tokens (B, T, D), mask (B, T) of local tokens."""
+        return self.text_features(self.text_tower(text.ids, text.mask), text)
+
+    def image_features(self, tokens: Tensor) -> Features:
+        """Local tokens of the image tower (B, P, width) to the common space."""
+        pooled, local = self.align.image(tokens, None)
+        return Features(F.normalize(pooled.float(), dim=-1), local, None)
+
+    def text_features(self, tokens: Tensor, text: TextBatch) -> Features:
+        """Tokens of the text tower (B, T, width) to the common space; [CLS], [SEP] and [PAD] are not local tokens."""
+        mask = local_tokens(text)
+        pooled, local = self.align.text(tokens, mask)
+        return Features(F.normalize(pooled.float(), dim=-1), local, mask)
+
+    def feature_maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """images (B, C, h, w) -> maps as `feature_info` says."""
+        return self.image_tower.maps(images)
+
+    def similarity(self, image: Features, text: Features) -> Tensor:
+        """(N, M) float32 cosine of the pooled vectors."""
+        return image.pooled @ text.pooled.T
+
+
+def local_tokens(text: TextBatch) -> Tensor:
+    """(B, T) bool: the tokens that carry content; where a text is empty its special tokens stand in for them."""
+    local = text.mask & ~text.special
+    return local | (text.mask & ~local.any(dim=1, keepdim=True))

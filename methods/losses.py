@@ -1,0 +1,118 @@
+"""Losses as pure functions of tensors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MAX_SCALE = 100.0
+
+
+class _Clamp(torch.autograd.Function):
+    """min(x, limit) whose gradient is cut only where a descent step would lead further beyond the limit."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, limit: float) -> Tensor:
+        ctx.save_for_backward(value >= limit)
+        return value.clamp(max=limit)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (beyond,) = ctx.saved_tensors
+        return gradient.masked_fill(beyond & (gradient < 0), 0), None
+
+
+class LogitScale(nn.Module):
+    """s = exp(parameter), learned, at most 100 (CLIP). At the limit the gradient that leads back below it stays.
+
+    Args:
+        temperature: s starts at its inverse.
+    """
+
+    def __init__(self, temperature: float = 0.07) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
+
+    def forward(self) -> Tensor:
+        """() float32."""
+        clamped: Tensor = _Clamp.apply(self.log_scale, math.log(MAX_SCALE))
+        return clamped.exp()
+
+
+def gather(features: Tensor) -> tuple[Tensor, int]:
+    """Rows of every process, with gradient, and where the own ones start; the tensor itself where there is one process.
+
+    Args:
+        features: (B, D), the same B in every process.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return features, 0
+    if torch.distributed.get_world_size() == 1:
+        return features, 0
+    from torch.distributed.nn.functional import all_gather
+
+    every = all_gather(features)  # type: ignore[no-untyped-call]
+    return torch.cat(every), torch.distributed.get_rank() * len(features)
+
+
+def info_nce(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """Symmetric InfoNCE: (CE(s G_image G_text^T, I) + CE(s G_text G_image^T, I)) / 2, over the pairs of all processes.
+
+    The mean over processes of this value is the loss of the whole batch, so averaged gradients are those of one process.
+    CLIP (arXiv 2103.00020, figure 3).
+
+    Args:
+        image: (B, D) float, L2-normalised. text: (B, D), same. scale: () positive.
+    """
+    with torch.autocast(image.device.type, enabled=False):  # logits up to 100 need more than 8 bits
+        image, text = at_least_float32(image), at_least_float32(text)
+        every_image, start = gather(image)
+        every_text, _ = gather(text)
+        target = torch.arange(start, start + len(image), device=image.device)
+        to_text = F.cross_entropy(scale * image @ every_text.T, target)
+        to_image = F.cross_entropy(scale * text @ every_image.T, target)
+        return (to_text + to_image) / 2
+
+
+def patchify(images: Tensor, patch: int) -> Tensor:
+    """(B, C, h, w) -> (B, P, patch * patch * C), patches by rows, their values by row, column, channel."""
+    batch, channels, height, width = images.shape
+    rows, columns = height // patch, width // patch
+    grid = images.reshape(batch, channels, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1)
+    return grid.reshape(batch, rows * columns, patch * patch * channels)
+
+
+def standardize(patches: Tensor) -> Tensor:
+    """Each patch (..., N) to mean 0, variance 1; unbiased variance, epsilon 1e-6 (MAE's normalised pixels)."""
+    mean, variance = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
+    return (patches - mean) / (variance + 1e-6).sqrt()
+
+
+def masked_patch_error(predicted: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
+    """Mean over hidden patches of the mean squared error of a patch; 0 where none is hidden.
+
+    Args:
+        predicted, target: (B, P, N). hidden: (B, P) bool.
+    """
+    error = (at_least_float32(predicted) - at_least_float32(target)).square().mean(dim=-1)  # (B, P)
+    weight = hidden.to(error.dtype)
+    return (error * weight).sum() / weight.sum().clamp(min=1)
+
+
+def masked_token_error(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy of hidden tokens; 0, with a gradient of 0, where none is hidden.
+
+    Args:
+        logits: (M, V), one row a hidden token. target: (M,) int64, the ids that were hidden.
+    """
+    return F.cross_entropy(at_least_float32(logits), target, reduction="sum") / max(len(target), 1)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """float32 for half precision, the tensor itself for float32 and float64."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -1,0 +1,158 @@
+"""The text tower: a BERT encoder and the tokens it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Encoding, Tokenizer
+from torch import Tensor, nn
+from transformers import AutoTokenizer, BertConfig, BertModel
+
+from benchmark.data.text import split_sentences
+from benchmark.errors import Unavailable, UserError
+from benchmark.types import TextBatch
+from methods.encoders import check_hub
+
+HUB_NAME = "emilyalsentzer/Bio_ClinicalBERT"
+
+
+class TextTower(nn.Module):
+    """BERT without a pooler.
+
+    Args:
+        shape: width, layers and heads; the inner width is four times the width.
+        max_tokens: of a text, special ones included.
+        dropout: while training.
+        weights: "none", "hub" (Bio_ClinicalBERT) or a local folder in the hub's layout; the last two bring a vocabulary.
+        tokenizer: the vocabulary otherwise.
+
+    Raises:
+        Unavailable: weights that cannot be had. UserError: no tokenizer, or one without BERT's special tokens.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], max_tokens: int, dropout: float, weights: str, tokenizer: Tokenizer | None
+    ) -> None:
+        super().__init__()
+        width, layers, heads = shape
+        self.width = width
+        self.max_tokens = max_tokens
+        if weights == "none":
+            if tokenizer is None:
+                raise UserError(
+                    "this method reads reports: give it a tokenizer, as benchmark.data.text.train_tokenizer makes one"
+                )
+            self.tokenizer = own_copy(tokenizer)
+            config = BertConfig(
+                vocab_size=self.tokenizer.get_vocab_size(), hidden_size=width, num_hidden_layers=layers,
+                num_attention_heads=heads, intermediate_size=4 * width, max_position_embeddings=max_tokens,
+                hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, type_vocab_size=1,
+                pad_token_id=_token_id(self.tokenizer, "[PAD]"), attn_implementation="sdpa",
+            )  # fmt: skip
+            self.bert: Any = BertModel(config, add_pooling_layer=False)
+        else:
+            self.bert, loaded = load_bert(weights, dropout)
+            self.tokenizer = own_copy(loaded)
+            loaded_config = self.bert.config
+            found = (loaded_config.hidden_size, loaded_config.num_hidden_layers, loaded_config.num_attention_heads)
+            if found != shape:
+                raise UserError(f"text_weights={weights!r} has width, layers, heads {found}; the configuration says {shape}")
+            if max_tokens > loaded_config.max_position_embeddings:
+                most = loaded_config.max_position_embeddings
+                raise UserError(f"max_tokens={max_tokens} is over the {most} positions of text_weights={weights!r}")
+        self.pad_id, self.end_id, self.mask_id = (_token_id(self.tokenizer, name) for name in ("[PAD]", "[SEP]", "[MASK]"))
+
+    @property
+    def words(self) -> nn.Parameter:
+        """(V, width) the word embeddings."""
+        matrix: nn.Parameter = self.bert.embeddings.word_embeddings.weight
+        return matrix
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """ids (B, T) int64, mask (B, T) bool, False at padding, which changes nothing -> (B, T, width)."""
+        output: Tensor = self.bert(input_ids=ids, attention_mask=None if bool(mask.all()) else mask).last_hidden_state
+        return output
+
+    def prepare(self, texts: Sequence[str]) -> TextBatch:
+        """B texts -> tokens on the CPU, padded to the longest; an empty text is [CLS] [SEP].
+
+        A text over `max_tokens` keeps its beginning, closes with [SEP] and counts as truncated.
+        """
+        encodings = self.tokenizer.encode_batch(list(texts))
+        rows = [_rows(encoding, text, self.max_tokens, self.end_id) for encoding, text in zip(encodings, texts)]
+        length = max((len(ids) for ids, _, _ in rows), default=2)
+        padded = [
+            torch.tensor([[*row[part], *[fill] * (length - len(row[part]))] for row in rows], dtype=torch.int64)
+            for part, fill in enumerate((self.pad_id, -1, -1))
+        ]
+        lengths = torch.tensor([len(ids) for ids, _, _ in rows], dtype=torch.int64)
+        mask = torch.arange(length) < lengths.unsqueeze(1)
+        padded = [item.reshape(len(rows), length) for item in padded]  # keeps (0, T) of no texts
+        special = padded[1] < 0
+        truncated = sum(len(encoding.ids) > self.max_tokens for encoding in encodings)
+        return TextBatch(padded[0], mask, special, padded[1], padded[2], truncated)
+
+
+def _rows(encoding: Encoding, text: str, limit: int, end_id: int) -> tuple[list[int], list[int], list[int]]:
+    """ids, sentence indices and word indices of one text; -1 at special tokens."""
+    ids, words = list(encoding.ids), [-1 if word is None else word for word in encoding.word_ids]
+    starts = sentence_starts(text)
+    sentences = [
+        -1 if special else max(0, sum(start <= offset[0] for start in starts) - 1)
+        for offset, special in zip(encoding.offsets, encoding.special_tokens_mask)
+    ]
+    words = [-1 if special else word for word, special in zip(words, encoding.special_tokens_mask)]
+    if len(ids) > limit:
+        ids, sentences, words = [*ids[: limit - 1], end_id], [*sentences[: limit - 1], -1], [*words[: limit - 1], -1]
+    return ids, sentences, words
+
+
+def sentence_starts(text: str) -> list[int]:
+    """Where each sentence of `split_sentences` begins in the text, in characters."""
+    starts, cursor = [], 0
+    for sentence in split_sentences(text):
+        cursor = text.index(sentence, cursor)
+        starts.append(cursor)
+        cursor += len(sentence)
+    return starts
+
+
+def own_copy(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer without padding and truncation, which are the tower's to do."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    return copy
+
+
+def load_bert(weights: str, dropout: float) -> tuple[Any, Tokenizer]:
+    """BERT and its vocabulary from the hub or a local folder. Raises Unavailable."""
+    name, local = (HUB_NAME, False) if weights == "hub" else (weights, True)
+    remedy = (
+        "give text_weights=FOLDER with config.json, model.safetensors and vocab.txt or tokenizer.json, or text_weights=hub "
+        "where huggingface.co can be reached; text_weights=none starts from random weights"
+    )
+    if local and not Path(name).is_dir():
+        raise Unavailable(f"text weights folder {name!r} is not there", remedy)
+    if not local:
+        check_hub(f"text weights {name!r}", name, "pytorch_model.bin", remedy)
+    options: dict[str, Any] = {"local_files_only": local}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options).backend_tokenizer
+        model = BertModel.from_pretrained(
+            name, add_pooling_layer=False, attn_implementation="sdpa", hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout, weights_only=True, **options,
+        )  # fmt: skip
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
+        raise Unavailable(f"text weights {name!r} cannot be had ({type(error).__name__})", remedy) from error
+    return model, tokenizer
+
+
+def _token_id(tokenizer: Tokenizer, name: str) -> int:
+    found: int | None = tokenizer.token_to_id(name)
+    if found is None:
+        raise UserError(f"the tokenizer has no {name} token; train one with benchmark.data.text.train_tokenizer")
+    return found

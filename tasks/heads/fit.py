@@ -1,0 +1,159 @@
+"""The one supervised loop for dense heads on the maps of a frozen encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Protocol as Interface
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.context import Context
+from benchmark.errors import UserError
+from benchmark.repro import seed_of
+from benchmark.types import Protocol, Record, digest
+
+WARMUP = 0.05  # fraction of the steps
+
+
+class Maps(Interface):
+    """What `benchmark.features.FrozenMaps` gives: native maps of N rows."""
+
+    info: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
+        """Maps (B, channels, h, w) float32 of the rows, on the device, from fine to coarse."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """AdamW (Loshchilov and Hutter 2019) with a short linear warm-up and a cosine to zero.
+
+    protocol: hash, which seeds the order of rows. evaluations: how often, evenly, the head is scored on val; the best one
+    is kept. 0 keeps the last.
+    """
+
+    protocol: str
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    clip_norm: float
+    evaluations: int = 0
+
+    @classmethod
+    def of(cls, protocol: Protocol) -> Schedule:
+        """The schedule that a protocol's settings state. Raises KeyError."""
+        names = [name for name in cls.__dataclass_fields__ if name != "protocol"]
+        return cls(protocol=protocol.hash, **{name: protocol.setting(name) for name in names})
+
+
+def numbers(protocol: Protocol, name: str) -> tuple[int, ...]:
+    """A setting such as "256,128,64" as integers."""
+    return tuple(int(part) for part in str(protocol.setting(name)).split(","))
+
+
+def cap_rows(records: Sequence[Record], most: int | None, seed: int) -> tuple[Record, ...]:
+    """At most this many records, whole patients in a seeded order (at least one): a smaller cap is a subset.
+
+    The order is that of `benchmark.data.splits.nested_fraction`, so that caps and fractions nest in each other.
+    """
+    if most is None or len(records) <= most:
+        return tuple(records)
+    counts: dict[str, int] = {}
+    for record in records:
+        counts[record.patient] = counts.get(record.patient, 0) + 1
+    kept: set[str] = set()
+    total = 0
+    for patient in sorted(counts, key=lambda name: digest([seed, name], 32)):
+        total += counts[patient]
+        if kept and total > most:
+            break
+        kept.add(patient)
+    return tuple(record for record in records if record.patient in kept)
+
+
+def fit(
+    head: nn.Module,
+    loss: Callable[[Sequence[int]], Mapping[str, Tensor]],
+    uids: Sequence[str],
+    schedule: Schedule,
+    context: Context,
+    evaluate: Callable[[], float] | None = None,
+) -> float:
+    """Trains a head in place, in float32; deterministic in (head, rows, schedule, eval seed) on a CPU.
+
+    Args:
+        head: moved to the device and left in eval mode, with the weights of the best evaluation or the last step.
+        loss: rows -> scalar terms, whose sum is minimized.
+        uids: of the N training rows, in the order that `loss` indexes; they also name rows when a loss is not finite.
+        evaluate: the score on val, higher is better; called with the head in eval mode. None: the last step is kept.
+
+    Returns:
+        The best score on val, nan where there was no evaluation.
+
+    Raises:
+        UserError: a loss or gradient is not finite.
+    """
+    head.to(context.device).train()
+    optimizer = torch.optim.AdamW(head.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, schedule.steps))
+    every = ceil(schedule.steps / schedule.evaluations) if evaluate and schedule.evaluations else 0
+    best, kept = float("nan"), None
+    order = _batches(len(uids), schedule, seed_of("head order", schedule.protocol, context.eval_seed))
+    for step, rows in enumerate(context.bar(order, "fit head", schedule.steps), start=1):
+        optimizer.zero_grad(set_to_none=True)
+        total = torch.stack(list(loss(rows).values())).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(head.parameters(), schedule.clip_norm)
+        if not torch.isfinite(total.detach() + norm):
+            names = ", ".join(uids[row] for row in rows[:4])
+            raise UserError(f"loss or gradient of the head is not finite at step {step} (rows {names}, ...); check these rows")
+        optimizer.step()
+        scheduler.step()
+        if every and evaluate and (step % every == 0 or step == schedule.steps):
+            score = _evaluate(head, evaluate)
+            if score > best or (kept is None and score == score):  # nan, an undefined score, is never the best
+                best, kept = score, {name: item.detach().clone() for name, item in head.state_dict().items()}
+    if kept is not None:
+        head.load_state_dict(kept)
+    head.eval()
+    return best
+
+
+def in_chunks(n: int, size: int) -> Iterator[range]:
+    """Ranges of at most `size` rows that cover n."""
+    for start in range(0, n, size):
+        yield range(start, min(n, start + size))
+
+
+def _evaluate(head: nn.Module, evaluate: Callable[[], float]) -> float:
+    head.eval()
+    with torch.no_grad():
+        score = evaluate()
+    head.train()
+    return score
+
+
+def _rate(step: int, steps: int) -> float:
+    warm = max(1, round(WARMUP * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * (step - warm) / max(1, steps - warm)))))
+
+
+def _batches(n: int, schedule: Schedule, seed: int) -> Iterator[list[int]]:
+    """Full batches from permutations laid end to end; never of one row, over which batch statistics are not defined."""
+    generator = torch.Generator().manual_seed(seed)
+    size = min(schedule.batch_size, max(2, n))
+    pool: list[int] = []
+    for _ in range(schedule.steps):
+        while len(pool) < size:
+            pool.extend(torch.randperm(n, generator=generator).tolist())
+        yield pool[:size]
+        del pool[:size]
