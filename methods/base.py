@@ -186,9 +186,12 @@ class VisionLanguage(nn.Module):
         pooled, local = self.align.image(tokens, None)
         return Features(F.normalize(pooled.float(), dim=-1), local, None)
 
-    def text_features(self, tokens: Tensor, text: TextBatch) -> Features:
-        """Tokens of the text tower (B, T, width) to the common space; [CLS], [SEP] and [PAD] are not local tokens."""
-        mask = local_tokens(text)
+    def text_features(self, tokens: Tensor, text: TextBatch, hidden: Tensor | None = None) -> Features:
+        """Tokens of the text tower (B, T, width) to the common space.
+
+        [CLS], [SEP] and [PAD] are not local tokens, and hidden (B, T) bool ones are left out as hidden patches are.
+        """
+        mask = local_tokens(text, hidden)
         pooled, local = self.align.text(tokens, mask)
         return Features(F.normalize(pooled.float(), dim=-1), local, mask)
 
@@ -201,7 +204,9 @@ class VisionLanguage(nn.Module):
         return image.pooled @ text.pooled.T
 
 
-def local_tokens(text: TextBatch) -> Tensor:
-    """(B, T) bool: the tokens that carry content; where a text is empty its special tokens stand in for them."""
+def local_tokens(text: TextBatch, hidden: Tensor | None = None) -> Tensor:
+    """(B, T) bool: the tokens that carry content; where a text has none, all of its tokens but padding."""
     local = text.mask & ~text.special
+    if hidden is not None:
+        local = local & ~hidden
     return local | (text.mask & ~local.any(dim=1, keepdim=True))

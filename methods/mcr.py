@@ -100,7 +100,7 @@ class MCR(VisionLanguage):
         masks = self._draw(batch.images, text)
         if config.stream == "single":
             tokens = self._masked(batch.images, text, masks)
-            yield self._total(self._contrast(*tokens, text) | self._rebuild(tokens, batch.images, text, masks))
+            yield self._total(self._contrast(*tokens, text, masks[1].hidden) | self._rebuild(tokens, batch.images, text, masks))
             return
         whole = self.image_tower.forward_tokens(batch.images)[:, self.image_tower.prefix :]
         terms = self._contrast(whole, self.text_tower(text.ids, text.mask), text)
@@ -127,8 +127,10 @@ class MCR(VisionLanguage):
         tokens = self.image_tower.forward_tokens(images, image.keep)[:, self.image_tower.prefix :]
         return tokens, self.text_tower(words.ids, text.mask)
 
-    def _contrast(self, image_tokens: Tensor, text_tokens: Tensor, text: TextBatch) -> dict[str, Tensor]:
-        image, report = self.image_features(image_tokens), self.text_features(text_tokens, text)
+    def _contrast(
+        self, image_tokens: Tensor, text_tokens: Tensor, text: TextBatch, hidden: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        image, report = self.image_features(image_tokens), self.text_features(text_tokens, text, hidden)
         return {"contrast": info_nce(image.pooled, report.pooled, self.logit_scale())}
 
     def _rebuild(

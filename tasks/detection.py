@@ -16,7 +16,7 @@ from benchmark.features import FrozenMaps
 from benchmark.repro import seeded
 from benchmark.types import InputSpec, Predictions, Protocol, Record
 from tasks.coco import average_precision
-from tasks.heads.fit import Maps, Schedule, cap_rows, fit, in_chunks, numbers
+from tasks.heads.fit import Maps, Schedule, cap_rows, fit, in_chunks, names_of, numbers
 from tasks.protocols_dense import DETECTION
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Detection:
             "truth": _padded([_truth(record, data) for record in test], 5),
             "prior": _priors(test, protocol, (method.input, data, context)),
         }
-        uids, patients = np.array([record.uid for record in test]), np.array([record.patient for record in test])
+        uids, patients = names_of(test)
         return Predictions(uids, patients, arrays, {"classes": data.source.box_classes}, skipped)
 
     def score(self, predictions: Predictions, protocol: Protocol, weights: Array) -> Mapping[str, Array]:
@@ -176,7 +176,7 @@ def _evaluator(head: YoloHead, protocol: Protocol, where: tuple[Any, Dataset, Co
         return None
     maps = FrozenMaps(method, data, records, context)
     truth = _padded([_truth(record, data) for record in records], 5)
-    uids, patients = np.array([record.uid for record in records]), np.array([record.patient for record in records])
+    uids, patients = names_of(records)
 
     def evaluate() -> float:
         found = _padded(list(_detect(head, maps, records, (method.input, data, context))), 6)

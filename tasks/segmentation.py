@@ -17,7 +17,7 @@ from benchmark.errors import ImageError, Unsupported, UserError
 from benchmark.features import FrozenMaps
 from benchmark.repro import seeded
 from benchmark.types import InputSpec, Predictions, Protocol, Record
-from tasks.heads.fit import Maps, Schedule, cap_rows, fit, in_chunks, numbers
+from tasks.heads.fit import Maps, Schedule, cap_rows, fit, in_chunks, names_of, numbers
 from tasks.protocols_dense import SEGMENTATION
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _predict(
             found = {name: geometry.map_to_original(chance[channel]) >= 0.5 for channel, name in enumerate(names)}
             kept.append(record)
             counts.append(_count(found, masks))
-    uids, patients = np.array([record.uid for record in kept]), np.array([record.patient for record in kept])
+    uids, patients = names_of(kept)
     return Predictions(uids, patients, {"counts": _stack(counts, len(names))}, {"masks": names}, tuple(lost))
 
 

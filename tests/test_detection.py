@@ -148,7 +148,7 @@ def test_a_thousand_draws_over_four_hundred_images_take_seconds() -> None:
 
 
 def protocol(**changes: object) -> Protocol:
-    merged = {**dict(QUICK.settings), "steps": 150, "batch_size": 8, "learning_rate": 5e-3, **changes}
+    merged = {**dict(QUICK.settings), "steps": 100, "batch_size": 8, "learning_rate": 5e-3, **changes}
     return replace(QUICK, settings=tuple(sorted(merged.items())))
 
 

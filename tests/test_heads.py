@@ -190,7 +190,7 @@ def test_fit_finds_the_slope_and_is_the_same_twice(context: Context) -> None:
 
         fit(line, loss, [str(row) for row in range(9)], replace(SCHEDULE, steps=300), context)
         assert not line.training
-        return float(line.slope)
+        return line.slope.item()
 
     first, second = once(), once()
     assert first == second == pytest.approx(2, abs=0.05)
@@ -207,7 +207,7 @@ def test_fit_keeps_the_best_evaluation_not_the_last(context: Context) -> None:
 
     def evaluate() -> float:
         assert not line.training
-        slopes.append(float(line.slope))
+        slopes.append(line.slope.item())
         return next(scores)
 
     def loss(rows: list[int]) -> dict[str, Tensor]:
@@ -215,7 +215,7 @@ def test_fit_keeps_the_best_evaluation_not_the_last(context: Context) -> None:
 
     best = fit(line, loss, ["a", "b"], replace(SCHEDULE, evaluations=4), context, evaluate)
     assert best == 0.9
-    assert float(line.slope) == slopes[1] != slopes[3]
+    assert line.slope.item() == slopes[1] != slopes[3]
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_rows(context: Context) -> None:

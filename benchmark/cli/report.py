@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Writes all formats and prints the table."""
-    from leaderboards import terminal_table, write_board
+    from leaderboards import load, make_row, terminal_table, write_board
 
     paths = write_board(arguments.out)
-    print(terminal_table(arguments.out))
+    print(terminal_table([make_row(result) for result in load(arguments.out / "results")[0]]))
     for path in paths.values():
         print(path)
     return 0

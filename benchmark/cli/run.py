@@ -77,11 +77,12 @@ def _print_result(result: RunResult) -> None:
 
 
 def _print_board(out: Any, summary: Summary) -> None:
-    from leaderboards import terminal_table, write_board
+    from benchmark.types import plain
+    from leaderboards import make_row, terminal_table, write_board
 
     print()
     paths = write_board(out)
-    print(terminal_table(out, keys=[result.key for result in summary.results]))
+    print(terminal_table([make_row(plain(result)) for result in summary.results]))
     counts = Counter(result.status for result in summary.results if result.role == "method")
     print(f"\ncells: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}"
           f"{f'; {len(summary.reused)} were finished before' if summary.reused else ''}")  # fmt: skip

@@ -46,7 +46,7 @@ def read_image(path: Path, uid: str) -> NDArray[np.uint8]:
 
     16-bit gray is scaled linearly by its bit depth, the smallest of 8, 10, 12, 14 and 16 bits that holds its largest value
     (scanners store 12 bits in files of 16). Color and palette become luma (ITU-R BT.601), CMYK by way of RGB; transparency
-    is set on black.
+    is set on black. The checksums of a PNG are compared; a JPEG has none, flipped bits in one of full length go unseen.
 
     Args:
         path: the file.

@@ -41,12 +41,24 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = 2000) -> Tokenizer:
         texts: reports of the training split, and of no other.
         vocabulary: the most pieces to keep, special ones included.
     """
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    corpus = list(texts)
+    learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106
+    learner.normalizer, learner.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    # The trainer numbers pieces that continue a word in the order of a randomly seeded hash map and breaks ties by number:
+    # given their numbers beforehand, as if they were special, it learns the same vocabulary every time.
+    inner = [f"##{letter}" for letter in sorted(_inner_letters(learner, corpus))]
+    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=[*SPECIAL, *inner], show_progress=False)
+    learner.train_from_iterator(corpus, trainer)
+    tokenizer = Tokenizer(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))  # noqa: S106
+    tokenizer.normalizer, tokenizer.pre_tokenizer = learner.normalizer, learner.pre_tokenizer
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens(list(SPECIAL))
     ids = {name: tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]")}
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
     return tokenizer
+
+
+def _inner_letters(tokenizer: Tokenizer, texts: Iterable[str]) -> set[str]:
+    """Every letter that stands in a word after its first one."""
+    normalize, split = tokenizer.normalizer.normalize_str, tokenizer.pre_tokenizer.pre_tokenize_str
+    return {letter for text in texts for word, _ in split(normalize(text)) for letter in word[1:]}

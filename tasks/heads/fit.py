@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Protocol as Interface
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmark.context import Context
@@ -107,14 +109,9 @@ def fit(
     best, kept = float("nan"), None
     order = _batches(len(uids), schedule, seed_of("head order", schedule.protocol, context.eval_seed))
     for step, rows in enumerate(context.bar(order, "fit head", schedule.steps), start=1):
-        optimizer.zero_grad(set_to_none=True)
-        total = torch.stack(list(loss(rows).values())).sum()
-        total.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(head.parameters(), schedule.clip_norm)
-        if not torch.isfinite(total.detach() + norm):
+        if not _update(head, loss(rows), optimizer, schedule.clip_norm):
             names = ", ".join(uids[row] for row in rows[:4])
             raise UserError(f"loss or gradient of the head is not finite at step {step} (rows {names}, ...); check these rows")
-        optimizer.step()
         scheduler.step()
         if every and evaluate and (step % every == 0 or step == schedule.steps):
             score = _evaluate(head, evaluate)
@@ -126,10 +123,27 @@ def fit(
     return best
 
 
+def names_of(records: Sequence[Record]) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
+    """uids and patients, (N,) str each, of no rows as well."""
+    return np.array([record.uid for record in records], str), np.array([record.patient for record in records], str)
+
+
 def in_chunks(n: int, size: int) -> Iterator[range]:
     """Ranges of at most `size` rows that cover n."""
     for start in range(0, n, size):
         yield range(start, min(n, start + size))
+
+
+def _update(head: nn.Module, terms: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, clip_norm: float) -> bool:
+    """One step down the sum of the terms; False, with nothing changed, when the sum or its gradient is not finite."""
+    optimizer.zero_grad(set_to_none=True)
+    total = torch.stack(list(terms.values())).sum()
+    total.backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(head.parameters(), clip_norm)
+    if not torch.isfinite(total.detach() + norm):
+        return False
+    optimizer.step()
+    return True
 
 
 def _evaluate(head: nn.Module, evaluate: Callable[[], float]) -> float:

@@ -89,11 +89,11 @@ def clip_window(pixels: Points, margin: float, size: int) -> Window:
 
 
 def fill(pixels: Points, window: Window) -> NDArray[np.uint8]:
-    """(h, w) 0/1 of the pixels in a window whose centers lie in a polygon, up to its edge."""
+    """(h, w) 0/1 of the pixels in a window that lie in a polygon; a pixel that its edge runs through counts as inside."""
     rows, columns = window
     picture = Image.new("L", (columns.stop - columns.start, rows.stop - rows.start))
-    shifted = pixels - (columns.start + 0.5, rows.start + 0.5)
-    ImageDraw.Draw(picture).polygon([(float(x), float(y)) for x, y in shifted], fill=1)
+    corners = np.floor(pixels - (columns.start, rows.start)).astype(int)
+    ImageDraw.Draw(picture).polygon([(x, y) for x, y in corners.tolist()], fill=1)
     return np.asarray(picture)
 
 

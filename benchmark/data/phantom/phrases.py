@@ -162,7 +162,7 @@ NEGATIVE: dict[str, tuple[str, ...]] = {
     "Pneumothorax": ("pneumothorax",),
     "Consolidation": ("consolidation", "focal consolidation", "airspace consolidation"),
     "Edema": ("pulmonary edema", "edema", "interstitial edema"),
-    "Pneumonia": ("pneumonia", "infiltrate"),
+    "Pneumonia": ("pneumonia",),
     "Fracture": ("fracture", "acute fracture", "rib fracture"),
     "Lung Lesion": ("suspicious nodule", "mass", "nodule"),
     "Atelectasis": ("atelectasis",),
