@@ -41,7 +41,8 @@ def compare(out: Path, first: str, second: str, metric: str, draws: int, tasks: 
     finished = [result for result in results if result is not None and result.status == "ok"]
     ours, theirs = _by_cell(finished, first), _by_cell(finished, second)
     return [
-        _compare(store, ours[cell], theirs[cell], metric, draws, tasks) for cell in sorted(ours.keys() & theirs.keys(), key=repr)
+        _compare(store, ours[cell], theirs[cell], metric, draws, tasks)
+        for cell in sorted(ours.keys() & theirs.keys(), key=repr)
     ]
 
 
@@ -52,12 +53,12 @@ def _by_cell(results: list[RunResult], name: str) -> dict[tuple[Any, ...], RunRe
             continue
         spec = result.spec
         splits = tuple(sorted(spec.splits.items()))
-        cell = (spec.dataset, spec.dataset_version, splits, spec.protocol, spec.protocol_hash, spec.label_fraction, spec.eval_seed)
-        cell = (*cell, spec.seed)
+        rows = (spec.dataset, spec.dataset_version, splits)
+        cell = (*rows, spec.protocol, spec.protocol_hash, spec.label_fraction, spec.eval_seed, spec.seed)
         if cell in found:
             raise UserError(
-                f"{name!r} has several results for {spec.protocol} on {spec.dataset} ({found[cell].title!r}, {result.title!r}); "
-                "give a title or a result key"
+                f"{name!r} has several results for {spec.protocol} on {spec.dataset} ({found[cell].title!r} and "
+                f"{result.title!r}); give a title or a result key"
             )
         found[cell] = result
     return found
@@ -83,9 +84,9 @@ def _compare(store: Store, ours: RunResult, theirs: RunResult, metric: str, draw
         raise UserError(f"{protocol.name} has no metric {metric!r}; it has {', '.join(ours.metrics)}") from error
     one = np.ones((1, len(first.uids)))
     values = [float(task.score(item, protocol, one)[metric][0]) for item in (first, second)]
-    values_or_none = [None if value != value else value for value in values]
+    left, right = (None if value != value else value for value in values)
     spec = ours.spec
-    return Comparison(spec.protocol, spec.label_fraction, spec.seed, metric, *values_or_none, difference)
+    return Comparison(spec.protocol, spec.label_fraction, spec.seed, metric, left, right, difference)
 
 
 def _protocol(task: Any, result: RunResult) -> Protocol:

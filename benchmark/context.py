@@ -62,7 +62,7 @@ class Context:
 
 
 def choose_device(name: str) -> torch.device:
-    """"auto", "cpu", "cuda" or "cuda:1" to a device. Raises UserError if CUDA was asked for and is not there."""
+    """ "auto", "cpu", "cuda" or "cuda:1" to a device. Raises UserError if CUDA was asked for and is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():

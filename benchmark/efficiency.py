@@ -129,7 +129,7 @@ def _step(method: Any, optimizer: torch.optim.Optimizer, batch: Batch, index: in
             terms: Mapping[str, Tensor] | None = next(passes, None)
         if terms is None:
             break
-        terms["total"].backward()
+        torch.autograd.backward(terms["total"])
         del terms
     torch.nn.utils.clip_grad_norm_(method.parameters(), recipe.clip_norm)
     optimizer.step()
@@ -140,7 +140,7 @@ def _static_mib(method: Any, optimizer: torch.optim.Optimizer) -> float:
     parameters = list(method.parameters())
     held = [*parameters, *method.buffers(), *(item for item in parameters if item.requires_grad)]
     held += [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
-    return sum(item.numel() * item.element_size() for item in held) / MIB
+    return float(sum(item.numel() * item.element_size() for item in held)) / MIB
 
 
 CORNERS: tuple[dict[str, str], ...] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -126,7 +127,7 @@ class FrozenMaps:
         self.info: tuple[tuple[int, int], ...] = method.feature_info
         self._method, self._data, self._records, self._context = method, data, tuple(records), context
         size = method.input.size
-        row_bytes = sum(4 * channels * -(-size // stride) ** 2 for channels, stride in self.info)
+        row_bytes = sum(4 * channels * -((-size // stride) ** 2) for channels, stride in self.info)
         self._cached: list[Tensor] | None = None
         if row_bytes * len(self._records) <= MAP_BUDGET:
             data.pixels(method.input, context)
@@ -159,5 +160,6 @@ class FrozenMaps:
             return torch.cat([item.flatten(1) for item in maps], dim=1)  # (B, sum of channels * h * w)
 
         flat = in_batches(len(self._records), self._context, call, "encode maps")
-        widths = [int(torch.tensor(shape).prod()) for shape in shapes]
-        return [part.unflatten(1, shape) for part, shape in zip(flat.split(widths, dim=1), shapes, strict=True)]
+        widths = [prod(shape) for shape in shapes]
+        parts = torch.split(flat, widths, dim=1)
+        return [torch.unflatten(part, 1, shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,9 @@ def entrants(options: RunOptions, methods: Registry[Any], data: Dataset) -> tupl
     names = chosen(methods, options.methods)
     if options.checkpoint is not None and len(names) != 1:
         raise UserError(f"--checkpoint belongs to one method, and {len(names)} are named; name one by --method")
-    found, used, known = [], set(), []
+    found: list[Entrant] = []
+    used: set[str] = set()
+    known: list[str] = []
     for name in names:
         method = methods.load(name)
         config, recipe = method.preset(options.preset)
@@ -129,10 +131,17 @@ def _entrant(
         )
         source = spec.key
     else:
-        source = "seed"
+        source = _weight_files(config) or "seed"
     return Entrant(
         method=method, config=config, recipe=recipe, weights=source, pretraining=spec, checkpoint=options.checkpoint, **naming
     )
+
+
+def _weight_files(config: Any) -> str:
+    """The sha256 of every local file that a field named *weights points to: another file is another result."""
+    values = (getattr(config, item.name) for item in fields(config) if item.name.endswith("weights"))
+    found = [weights.file_sha256(Path(value))[:32] for value in values if isinstance(value, str) and Path(value).is_file()]
+    return f"file:{'+'.join(found)}" if found else ""
 
 
 def checkpoint_file(path: Path) -> Path:

@@ -271,9 +271,7 @@ def _refusal(cell: Cell, data: Dataset) -> str:
 
 def _reference_spec(spec: RunSpec, name: str) -> RunSpec:
     """The key of a reference row depends on the rows and the protocol alone, not on the method beside it."""
-    return replace(
-        spec, method=f"reference: {name}", method_version=1, config={}, weights="none", seed=0, precision="fp64"
-    )
+    return replace(spec, method=f"reference: {name}", method_version=1, config={}, weights="none", seed=0, precision="fp64")
 
 
 def _tokenizer(data: Dataset, entrant: Entrant) -> Tokenizer:

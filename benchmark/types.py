@@ -158,8 +158,8 @@ class TextBatch:
 
     def to(self, device: torch.device) -> TextBatch:
         """The same tokens on a device."""
-        moved = (item.to(device) for item in (self.ids, self.mask, self.special, self.sentences, self.words))
-        return TextBatch(*moved, truncated=self.truncated)
+        ids, mask, special = self.ids.to(device), self.mask.to(device), self.special.to(device)
+        return TextBatch(ids, mask, special, self.sentences.to(device), self.words.to(device), self.truncated)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmark.registry import Registry
 
-METHODS: Registry[type] = Registry(
+METHODS: Registry[Any] = Registry(
     "method",
     group="benchmark.methods",
     entries={

@@ -121,8 +121,10 @@ def _predictions(
     arrays: dict[str, NDArray[Any]] = {"t2i_share": 1 / np.bincount(groups)[groups]}
     for prefix, truth in (("", groups), ("shuffled_", groups[shuffle])):
         arrays[f"{prefix}i2t"] = rank_counts(expanded, truth, candidates)
-        arrays[f"{prefix}t2i"] = rank_counts(scores.T, np.arange(scores.shape[1]), truth)[owner] if merged else rank_counts(
-            expanded.T, groups, truth
+        arrays[f"{prefix}t2i"] = (
+            rank_counts(scores.T, np.arange(scores.shape[1]), truth)[owner]
+            if merged
+            else rank_counts(expanded.T, groups, truth)
         )
     uids, patients = (np.array([getattr(record, name) for record in records]) for name in ("uid", "patient"))
     return Predictions(uids, patients, arrays, skipped=skipped)

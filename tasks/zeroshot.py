@@ -51,7 +51,7 @@ class ZeroShot:
         for side in range(2):
             flat = [prompt for pair in prompts for prompt in pair[side]]
             pooled = embed_texts(method, flat, context).pooled
-            mean = pooled.unflatten(0, (len(data.classes), -1)).mean(dim=1)  # (K * templates, D) -> (K, D)
+            mean = torch.unflatten(pooled, 0, (len(data.classes), -1)).mean(dim=1)  # (K * templates, D) -> (K, D)
             sides.append(Features(torch.nn.functional.normalize(mean, dim=-1)))
         return sides[0], sides[1]
 

@@ -71,4 +71,4 @@ class ToySource:
         patient, image = map(int, record.image.split("/"))
         disc, _, x, y = self._facts(patient, image)
         rows, columns = np.mgrid[:SIZE, :SIZE]
-        return ((((rows - y) ** 2 + (columns - x) ** 2 < 64) & disc)).astype(np.uint8)
+        return (((rows - y) ** 2 + (columns - x) ** 2 < 64) & disc).astype(np.uint8)

@@ -1,3 +1,9 @@
 """x"""
-def add_arguments(p): pass
-def main(a): return 0
+
+
+def add_arguments(p):
+    pass
+
+
+def main(a):
+    return 0

@@ -35,8 +35,8 @@ def main(arguments: argparse.Namespace) -> int:
     rows = compare(arguments.out, arguments.first, arguments.second, arguments.metric, arguments.draws)
     if not rows:
         raise UserError(f"{arguments.first} and {arguments.second} share no finished cell in {arguments.out}; see `report`")
-    print(tabulate([_line(row) for row in rows],
-                   headers=("protocol", "labels", "seed", "metric", arguments.first, arguments.second, "difference", "95 %", "")))  # fmt: skip
+    headers = ("protocol", "labels", "seed", "metric", arguments.first, arguments.second, "difference", "95 %", "")
+    print(tabulate([_line(row) for row in rows], headers=headers))
     return 0
 
 
@@ -46,4 +46,13 @@ def _line(row: Any) -> list[str]:
     clear = difference.low is not None and (difference.low > 0 or difference.high < 0)
     values = ["undefined" if value is None else f"{value:.4f}" for value in (row.first, row.second)]
     shown = "undefined" if difference.value is None else f"{difference.value:+.4f}"
-    return [row.protocol, f"{row.fraction:g}", str(row.seed), row.metric, *values, shown, interval, "excludes 0" if clear else ""]
+    return [
+        row.protocol,
+        f"{row.fraction:g}",
+        str(row.seed),
+        row.metric,
+        *values,
+        shown,
+        interval,
+        "excludes 0" if clear else "",
+    ]

@@ -58,8 +58,8 @@ def _torch() -> list[str]:
         import torchvision  # noqa: F401
     except (ImportError, RuntimeError) as error:
         return [
-            f"torchvision does not load ({error}); torch and torchvision come from different builds: install both from the same "
-            "index, for a CPU build both from PyTorch's CPU index"
+            f"torchvision does not load ({error}); torch and torchvision come from different builds: install both from the "
+            "same index, for a CPU build both from PyTorch's CPU index"
         ]
     if not torch.cuda.is_available():
         print(f"{'GPU':<30}none that torch can use (build {torch.version.cuda or 'without CUDA'}); runs go to the CPU")

@@ -54,18 +54,18 @@ def main(arguments: argparse.Namespace) -> int:
             continue
         for corner in CORNERS if arguments.corners else ({},):
             extra = tuple((name, key, value) for key, value in corner.items())
-            config, recipe, _ = override(*method.preset(arguments.preset), (*settings, *extra), name)
+            preset_config, preset_recipe = method.preset(arguments.preset)
+            config, recipe, _ = override(preset_config, preset_recipe, (*settings, *extra), name)
             recipe = with_batch(recipe, arguments.batch, arguments.precision)
             tokens = arguments.tokens or getattr(config, "max_tokens", 112)
-            costs.append(
-                measure(method, config, recipe, device, tokens=tokens, vocabulary=arguments.vocabulary, steps=arguments.steps, settings=corner)  # noqa: E501
-            )
+            sizes = {"tokens": tokens, "vocabulary": arguments.vocabulary, "steps": arguments.steps}
+            costs.append(measure(method, config, recipe, device, settings=corner, **sizes))
             print(f"measured {name} {corner or ''}", file=sys.stderr, flush=True)
     headers = ["method", "settings", "batch", "precision", "s/step (quartiles)", "images/s", "GMACs forward/pair",
                "peak MiB", "above static", "static MiB", "host MiB"]  # fmt: skip
     print(tabulate(table_rows(costs), headers=headers))
     if arguments.record:
-        record = {"command": f"python -m benchmark {shlex.join(sys.argv[1:])}", "environment": repro.environment(device), "rows": costs}
-        store.write_json(arguments.record, record)
+        command = f"python -m benchmark {shlex.join(sys.argv[1:])}"
+        store.write_json(arguments.record, {"command": command, "environment": repro.environment(device), "rows": costs})
         print(arguments.record)
     return 0

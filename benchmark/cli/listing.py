@@ -45,7 +45,9 @@ def _methods(preset: str) -> tuple[list[str], list[list[str]]]:
         card = method.card
         _, recipe = method.preset(preset)
         steps = f"{recipe.steps} x {recipe.batch_size}" if recipe.steps else "not trained"
-        rows.append([name, card.title, str(card.year or ""), ", ".join(sorted(capabilities(method))), steps, METHODS.origin(name)])
+        rows.append(
+            [name, card.title, str(card.year or ""), ", ".join(sorted(capabilities(method))), steps, METHODS.origin(name)]
+        )
     return ["name", "title", "year", "capabilities", f"steps x batch ({preset})", "where"], rows
 
 

@@ -41,8 +41,7 @@ class Dataset:
     def splits(self) -> dict[str, str]:
         """The sha256 digest of each split's rows: uids, patients, views, labels, texts, boxes, mask names."""
         return {
-            split: digest([_fingerprint(record) for record in self.source.records if record.split == split])
-            for split in SPLITS
+            split: digest([_fingerprint(record) for record in self.source.records if record.split == split]) for split in SPLITS
         }
 
     def rows(self, split: str, protocol: Protocol | None = None, fraction: float = 1.0, seed: int = 0) -> tuple[Record, ...]:

@@ -53,8 +53,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = 2000) -> Tokenizer:
     tokenizer.normalizer, tokenizer.pre_tokenizer = learner.normalizer, learner.pre_tokenizer
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.add_special_tokens(list(SPECIAL))
-    ids = {name: tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]")}
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+    separator, first = SPECIAL.index("[SEP]"), SPECIAL.index("[CLS]")  # special pieces come first, in this order
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", separator), ("[CLS]", first))
     return tokenizer
 
 
