@@ -27,7 +27,14 @@ def in_batches(n: int, context: Context, call: Callable[[range], Tensor], descri
 
     Args:
         call: rows -> (len(rows), ...) tensor.
+
+    Raises:
+        UserError: there are no rows.
     """
+    if n == 0:
+        raise UserError(
+            f"nothing to {description}: no row of this split could be read; see skipped rows, or `list datasets --show`"
+        )
     parts: list[Tensor] = []
     done = 0
     with context.progress_bar(n, description) as bar:
@@ -89,14 +96,16 @@ def embed_texts(method: Any, texts: Sequence[str], context: Context) -> Features
     def call(rows: range) -> Tensor:
         nonlocal truncated
         batch = method.prepare_text([texts[row] for row in rows])
-        truncated += batch.truncated
         with context.autocast():
-            return torch.as_tensor(method.encode_text(batch.to(context.device)).pooled)
+            pooled = torch.as_tensor(method.encode_text(batch.to(context.device)).pooled)
+        truncated += batch.truncated  # not before: rows are encoded again when memory runs out
+        return pooled
 
     rates = list(context.meter.rates)
-    pooled = in_batches(len(texts), context, call, "encode texts")
+    with context.meter.phase("features"):
+        pooled = in_batches(len(texts), context, call, "encode texts")
     context.meter.rates = rates  # the throughput is of images
-    context.notes["texts_truncated"] = truncated
+    context.notes["texts_truncated"] = int(context.notes.get("texts_truncated") or 0) + truncated
     return Features(pooled)
 
 
@@ -127,7 +136,7 @@ class FrozenMaps:
         self.info: tuple[tuple[int, int], ...] = method.feature_info
         self._method, self._data, self._records, self._context = method, data, tuple(records), context
         size = method.input.size
-        row_bytes = sum(4 * channels * -((-size // stride) ** 2) for channels, stride in self.info)
+        row_bytes = sum(4 * channels * (-(-size // stride)) ** 2 for channels, stride in self.info)
         self._cached: list[Tensor] | None = None
         if row_bytes * len(self._records) <= MAP_BUDGET:
             data.pixels(method.input, context)

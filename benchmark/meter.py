@@ -107,6 +107,7 @@ class _DeviceSampler:
     def start(self) -> None:
         if self.device.type != "cuda" or self._thread is not None:
             return
+        self.peak_mib = None
         self._ended.clear()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()

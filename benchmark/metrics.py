@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 def require_finite(scores: NDArray[Any], uids: NDArray[np.str_]) -> None:
     """Raises UserError with the first uids if a prediction is NaN or infinite."""
-    bad = ~np.isfinite(scores.reshape(len(scores), -1)).all(axis=1)
+    bad = ~np.isfinite(scores).all(axis=tuple(range(1, scores.ndim)))
     if bad.any():
         names = ", ".join(uids[bad][:3])
         raise UserError(f"{int(bad.sum())} predictions are not finite (first: {names}); the method or its head diverged")
@@ -52,7 +52,8 @@ def _by_threshold(scores: NDArray[Any], targets: NDArray[Any], weights: Array) -
     if len(scores) == 0:
         return np.zeros((len(weights), 1)), np.zeros((len(weights), 1))
     order = np.argsort(-scores, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
+    ranked = scores[order]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
     positive = (targets[order] > 0.5).astype(float)
     sorted_weights = weights[:, order]
     return (

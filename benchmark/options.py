@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from math import isfinite
 from typing import Any
 
 from benchmark.errors import UserError
@@ -38,9 +39,12 @@ def parse_value(text: str, kind: Any, key: str) -> Any:
             raise UserError(f"--set {key}={text}: use true or false")
         return text.lower() in ("true", "1")
     try:
-        return kind(text)
+        value = kind(text)
     except (TypeError, ValueError) as error:
         raise UserError(f"--set {key}={text}: expected {getattr(kind, '__name__', kind)}") from error
+    if isinstance(value, float) and not isfinite(value):
+        raise UserError(f"--set {key}={text}: expected a finite number")
+    return value
 
 
 def override(config: Any, recipe: Recipe, settings: Sequence[Setting], method: str) -> tuple[Any, Recipe, frozenset[str]]:
@@ -65,9 +69,11 @@ def override(config: Any, recipe: Recipe, settings: Sequence[Setting], method: s
     return config, recipe, frozenset(used)
 
 
-def require_used(settings: Sequence[Setting], used: frozenset[str], known: Sequence[str]) -> None:
-    """Raises UserError for a setting that no chosen method took."""
-    for owner, key, _ in settings:
+def require_used(settings: Sequence[Setting], used: frozenset[str], known: Sequence[str], methods: Sequence[str] = ()) -> None:
+    """Raises UserError for a setting that no chosen method took, or that is for a method not among `methods`, where given."""
+    for owner, key, text in settings:
+        if owner and methods and owner not in methods:
+            raise UserError(f"--set {owner}.{key}={text}: {owner!r} is not among the chosen methods {', '.join(methods)}")
         if key not in used:
             raise unknown("setting", f"{owner}.{key}" if owner else key, sorted(known))
 

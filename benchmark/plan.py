@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def entrants(options: RunOptions, methods: Registry[Any], data: Dataset) -> tupl
         config, recipe = method.preset(options.preset)
         known += setting_names(config, recipe)
         config, recipe, taken = override(config, recipe, options.settings, name)
+        _check_values(config, recipe)
         used |= taken
         changed = [f"{key}={getattr(config, key, getattr(recipe, key, None))}" for key in sorted(taken)]
         title = method.card.title + (f" [{', '.join(changed)}]" if changed else "")
@@ -109,6 +111,22 @@ def entrants(options: RunOptions, methods: Registry[Any], data: Dataset) -> tupl
             found.append(_entrant(options, data, method, config, recipe, {"name": name, "title": title, "seed": seed}))
     require_used(options.settings, frozenset(used), known)
     return tuple(found)
+
+
+def _check_values(config: Any, recipe: Recipe) -> None:
+    """Raises UserError for a number that no training can use, before anything runs."""
+    for name, value in {**plain(config), **plain(recipe)}.items():
+        if isinstance(value, float) and not isfinite(value):
+            raise UserError(f"{name}={value} is not a finite number; give another by --set {name}=NUMBER")
+    limits = {
+        "steps": (0, inf), "batch_size": (1, inf), "learning_rate": (0, inf), "weight_decay": (0, inf), "beta2": (0, 0.9999999),
+        "warmup": (0, 1), "clip_norm": (0, inf), "augment": (0, 2),
+    }  # fmt: skip
+    for name, (low, high) in limits.items():
+        if not low <= getattr(recipe, name) <= high:
+            raise UserError(
+                f"{name}={getattr(recipe, name)} is not {f'from {low} to {high}' if high < inf else f'{low} or more'}"
+            )
 
 
 def _entrant(

@@ -120,7 +120,9 @@ def pretrain(method: Any, data: Dataset, spec: PretrainSpec, recipe: Recipe, fol
         UserError: the loss became NaN or infinite (step and uids named), too few rows, or a folder of other settings.
     """
     done = read_pretrained(folder)
-    if done is not None and done.key == spec.key:
+    if done is not None and done.key != spec.key:
+        raise UserError(f"{folder} holds another pretraining ({done.key}); move it away")
+    if done is not None:
         state = weights.load(folder / "model.safetensors", done.sha256)
         weights.apply(method, state, f"pretrained folder {folder}")
         method.to(context.device).eval()
@@ -201,10 +203,14 @@ class _Loop:
             )
 
     def _count(self) -> None:
-        """Parameters, and multiply-accumulates of one forward step for each image."""
+        """Parameters, and multiply-accumulates of one forward step for each image; moves no running statistics."""
         batch, epoch = self.loader.batch(0)
+        kept = [(buffer, buffer.detach().clone()) for buffer in self.method.buffers()]
         with repro.seeded(self.context.seed, "count"), self.accelerator.autocast():
             total = count_gmacs(lambda: list(self.method.loss(batch, Step(0, epoch, self.recipe.steps))))
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
         self.context.meter.gmacs = total / len(batch.uids)
         self.context.meter.params = count_parameters(self.method)
         self.context.meter.batch_size = self.loader.batch_size
@@ -238,7 +244,8 @@ class _Loop:
             try:
                 state: dict[str, Any] = weights.load_state(path)
             except UserError:
-                continue  # the one before it
+                path.unlink()  # or the next save would move it over the one before it, which is good
+                continue
             if state["key"] != self.spec.key:
                 raise UserError(f"{path} belongs to another pretraining ({state['key']}); move it away")
             weights.apply(self.method, state["model"], str(path))
@@ -256,8 +263,11 @@ class _Loop:
         store.write(path, "".join(f"{line}\n" for line in lines[: self.first]).encode())
 
         def append(values: Mapping[str, Any]) -> None:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values, allow_nan=False) + "\n")
+            try:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(values, allow_nan=False) + "\n")
+            except OSError as error:
+                raise UserError(f"{path} cannot be written ({error.strerror}); free space, or choose another --out") from error
 
         return append
 

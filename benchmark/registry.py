@@ -19,8 +19,8 @@ from benchmark.errors import UserError
 
 def unknown(kind: str, name: str, known: list[str]) -> UserError:
     """The error for a name that is not there, with near names."""
-    near = get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
+    near = get_close_matches(name, sorted(set(known)), n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(set(known))) or 'none'}"
     return UserError(f"unknown {kind} {name!r}; {hint}")
 
 
@@ -64,7 +64,7 @@ class Registry(Generic[T]):
         module, _, attribute = target.partition(":")
         try:
             return cast(T, _resolve(module, attribute))
-        except (ModuleNotFoundError, AttributeError) as error:
+        except (ImportError, AttributeError) as error:
             raise UserError(f"{self.kind} {name!r} points to {target!r}, which cannot be imported: {error}") from error
 
     def __iter__(self) -> Iterator[str]:

@@ -23,8 +23,9 @@ PACKAGES = (
 
 
 def seed_of(*parts: object) -> int:
-    """A 63-bit seed from any parts, the same in every process: seed_of(0, "mask", 12)."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+    """A 63-bit seed from numbers and texts, the same in every process: seed_of(0, "mask", 12)."""
+    plain = tuple(part.item() if isinstance(part, np.generic) else part for part in parts)  # np.int64(3) seeds like 3
+    return int.from_bytes(hashlib.sha256(repr(plain).encode()).digest()[:8], "big") >> 1
 
 
 @contextmanager

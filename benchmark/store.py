@@ -10,7 +10,10 @@ import errno
 import io
 import json
 import os
+import struct
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +25,10 @@ from benchmark.errors import UserError
 from benchmark.types import Cost, Metric, Predictions, RunResult, RunSpec, plain
 
 TEMPORARY = ".tmp-"
+FIXED = ("uids", "patients", "skipped")
+DAMAGED = (  # what reading an .npz that was cut or changed raises
+    OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def write(path: Path, data: bytes) -> None:
@@ -70,16 +77,20 @@ def _explain(path: Path, error: OSError) -> UserError:
 
 def write_json(path: Path, value: object) -> None:
     """Writes a value as readable JSON; NaN is refused (ValueError), None stands for undefined."""
-    write(path, (json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    write(path, text.encode(errors="backslashreplace"))  # the odd bytes of a file name come as \udcXX, JSON's own escape
 
 
 def predictions_to_bytes(predictions: Predictions) -> bytes:
-    """An .npz without pickled objects: the same predictions give the same bytes."""
+    """An .npz without pickled objects: the same predictions give the same bytes. Raises ValueError for an array of objects."""
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {"uids": np.asarray(predictions.uids, str), "patients": np.asarray(predictions.patients, str)}
     arrays |= {f"array/{name}": array for name, array in sorted(predictions.arrays.items())}
     arrays |= {f"names/{name}": np.array(names, str) for name, names in sorted(predictions.names.items())}
     arrays["skipped"] = np.array(predictions.skipped, str).reshape(-1, 2)
+    objects = [name for name, array in arrays.items() if array.dtype.hasobject]
+    if objects:
+        raise ValueError(f"predictions hold Python objects in {objects[0]!r}; give numbers or strings")
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
 
@@ -87,19 +98,22 @@ def predictions_to_bytes(predictions: Predictions) -> bytes:
 def read_predictions(path: Path) -> Predictions:
     """The predictions of a cell. Raises UserError if the file is damaged or not there."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            strange = [name for name in stored.files if name not in FIXED and not name.startswith(("array/", "names/"))]
+            if strange:
+                raise ValueError(f"unknown member {strange[0]!r}")
             arrays = {name.removeprefix("array/"): stored[name] for name in stored.files if name.startswith("array/")}
             names = {
                 name.removeprefix("names/"): tuple(map(str, stored[name])) for name in stored.files if name.startswith("names/")
             }
             skipped = tuple((str(uid), str(reason)) for uid, reason in stored["skipped"])
             return Predictions(stored["uids"], stored["patients"], arrays, names, skipped)
-    except (OSError, ValueError, KeyError) as error:
+    except DAMAGED as error:
         raise UserError(f"{path} is not a readable file of predictions; delete it and run the cell again") from error
 
 
 def result_from_json(value: Mapping[str, Any]) -> RunResult:
-    """The result that `plain` turned into JSON. Raises KeyError or TypeError if it is of another layout."""
+    """The result that `plain` turned into JSON. Raises KeyError, TypeError or AttributeError if it is of another layout."""
     changed: dict[str, Any] = {
         "spec": RunSpec(**value["spec"]),
         "metrics": {name: Metric(**metric) for name, metric in value["metrics"].items()},
@@ -141,7 +155,7 @@ class Store:
     def finished(self, key: str) -> RunResult | None:
         """The result of a cell that need not run again: it is ok, its predictions are there and are what it says."""
         result = self.read(key)
-        if result is None or result.status != "ok":
+        if result is None or result.status != "ok" or result.key != key or result.spec.key != key:
             return None
         path = self.predictions_path(key)
         if not path.is_file() or sha256(path.read_bytes()).hexdigest() != result.predictions:
@@ -152,7 +166,7 @@ class Store:
         """The result of a cell, or None if there is none that can be read."""
         try:
             return result_from_json(json.loads(self.result_path(key).read_text()))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def save_predictions(self, key: str, predictions: Predictions) -> str:

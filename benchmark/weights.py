@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle  # noqa: TID251  (for the name of an error only; nothing is unpickled)
+import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from hashlib import sha256
@@ -16,6 +18,11 @@ from torch import Tensor, nn
 
 from benchmark import store
 from benchmark.errors import UserError
+
+DAMAGED = (  # what torch's restricted unpickler raises on a file that was cut, changed or made up
+    OSError, EOFError, RuntimeError, ValueError, TypeError, AttributeError, AssertionError, LookupError, OverflowError,
+    struct.error, zipfile.BadZipFile, pickle.UnpicklingError, SafetensorError,
+)  # fmt: skip
 
 
 def file_sha256(path: Path) -> str:
@@ -32,17 +39,28 @@ def load(path: Path, expect_sha256: str | None = None) -> dict[str, Tensor]:
 
     Raises:
         UserError: no such file, cut short, another kind of file, one that needs unpickling, another sha256 than
-            expected, no tensors in it, or a tensor that holds NaN or infinity.
+            expected, no tensors in it, or a tensor that holds NaN or infinity or not its own values.
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path} is not a file; give the path of a .safetensors or .pt file")
     if expect_sha256 is not None and file_sha256(path) != expect_sha256:
         raise UserError(f"checkpoint {path} is not the file that was recorded (sha256 differs); restore it or train again")
     state = _safetensors(path) if path.suffix == ".safetensors" else _weights_only(path)
+    if not state:
+        raise UserError(f"checkpoint {path} holds no tensors by name; it is not a checkpoint of a model")
     for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not _is_plain(tensor):
+            raise UserError(f"checkpoint {path} holds no plain tensor in {name!r}; save it dense, whole and on the CPU")
+        if not bool(torch.isfinite(tensor).all()):
             raise UserError(f"checkpoint {path} holds NaN or infinity in {name!r}; it cannot be used")
     return state
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Dense, and with a value of its own for each entry: neither sparse nor without data nor blown up from a few."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -54,8 +72,8 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _weights_only(path: Path) -> dict[str, Tensor]:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
-    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, KeyError) as error:
+        found = _read(path)
+    except DAMAGED as error:
         raise UserError(
             f"checkpoint {path} cannot be read without running code that it carries, or is damaged; "
             "convert it to safetensors in a place you trust"
@@ -63,10 +81,21 @@ def _weights_only(path: Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]
-    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)} if isinstance(found, dict) else {}
-    if not tensors:
-        raise UserError(f"checkpoint {path} holds no tensors by name; it is not a checkpoint of a model")
-    return tensors
+    if not isinstance(found, dict):
+        return {}
+    return {name: value for name, value in found.items() if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _read(path: Path) -> object:
+    """A torch file, nothing in it executed. Raises one of DAMAGED."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > path.stat().st_size:  # torch never compresses: this would unpack to more than it is
+            raise ValueError(f"{path} is a compressed archive")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an odd pickle protocol: what matters is whether it can be read
+        return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
 
 
 def apply(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
@@ -115,7 +144,9 @@ def save_state(path: Path, state: Mapping[str, object]) -> None:
 def load_state(path: Path) -> dict[str, object]:
     """A training state that `save_state` wrote; nothing in it is executed. Raises UserError if it is damaged."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
-    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, KeyError, OSError) as error:
+        found = _read(path)
+        if not isinstance(found, dict):
+            raise TypeError(f"{path} holds {type(found).__name__}")
+    except DAMAGED as error:
         raise UserError(f"training state {path} is damaged; delete it to train from the state before it") from error
-    return dict(found)
+    return found

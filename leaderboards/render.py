@@ -19,10 +19,12 @@ from leaderboards.rows import Entry, Group, Row, group_rows, make_row
 from leaderboards.schema import SCHEMA, load
 from leaderboards.text import EMPTY, arrow, clean, duration, gib, interval, number, percent, rate, score
 
-_TERMINAL = ("Task, dataset", "Protocol@hash", "Method", "Metric", "Value [low, high]", "Peak GiB", "Time", "img/s", "Flags")
-_METHOD = 2  # takes the room that the others leave
-_WIDTHS = (14, 22, 60, 14, 24, 10, 9, 6, 16)
-_TOTAL = 150
+_TERMINAL = (
+    "Protocol@hash, data", "Method", "Metric", "Value [low, high]", "Peak GiB", "Pretrain", "Time", "img/s", "Flags"
+)  # fmt: skip
+_METHOD = 1  # takes the room that the others leave
+_WIDTHS = (36, 60, 14, 24, 10, 9, 9, 6, 16)
+_TOTAL = 156
 _BLANK = [""] * len(_TERMINAL)
 _ROW_FIELDS = tuple(item.name for item in fields(Row))
 
@@ -92,9 +94,9 @@ def _json_group(group: Group) -> dict[str, Any]:
 
 
 def terminal_table(rows: Sequence[Row]) -> str:
-    """A table of at most 150 columns for the end of a run, grouped by what may be compared.
+    """A table of at most 156 columns for the end of a run, grouped by what may be compared.
 
-    A group names its task in its first line and its dataset in the second; why a score is missing stands below the table.
+    A group names its protocol in its first line and its data in the second; why a score is missing stands below the table.
     """
     groups = group_rows(rows)
     if not groups:
@@ -121,13 +123,13 @@ def _reasons(groups: Sequence[Group]) -> list[str]:
 
 def _terminal_lines(group: Group) -> list[list[str]]:
     row = group.first
-    share = "" if row.label_fraction == 1 else f" {percent(row.label_fraction)}"
-    tail = f"@{row.protocol_hash}{share}"
-    heads = [[row.task, _fit(row.protocol, _WIDTHS[1] - len(tail)) + tail], [f"  {row.dataset}", ""]]
+    share = "" if row.label_fraction == 1 else f", {percent(row.label_fraction)} of the labels"
+    tail = f"@{row.protocol_hash}"
+    heads = [_fit(row.protocol, _WIDTHS[0] - len(tail)) + tail, f"  {row.dataset}{share}"]
     lines = [_terminal_line(entry, arrow(group)) for entry in group.entries]
     lines += [[""] * len(lines[0])] if len(lines) == 1 else []
-    heads += [["", ""]] * (len(lines) - 2)
-    return [[_fit(text, width) for text, width in zip((*head, *line), _WIDTHS)] for head, line in zip(heads, lines)]
+    heads += [""] * (len(lines) - 2)
+    return [[_fit(text, width) for text, width in zip((head, *line), _WIDTHS)] for head, line in zip(heads, lines)]
 
 
 def _terminal_line(entry: Entry, metric: str) -> list[str]:
@@ -137,7 +139,8 @@ def _terminal_line(entry: Entry, metric: str) -> list[str]:
         value = f"{value} ± {number(entry.spread)} ({len(entry.rows)} seeds)"
     host, peak = entry.cost("peak_host_mib"), entry.cost("peak_allocated_mib")
     memory = f"{gib(host)} host" if peak is None and host is not None else gib(peak)
-    cost = (memory, duration(entry.cost("total")), rate(entry.cost("images_per_second")))
+    trained = entry.cost("total", "pretraining")
+    cost = (memory, duration(trained), duration(entry.cost("total")), rate(entry.cost("images_per_second")))
     return [f"{mark}{entry.label}", metric, value, *cost, " ".join(entry.flags)]
 
 

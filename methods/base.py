@@ -93,8 +93,8 @@ def tower_preset(preset: str) -> dict[str, Any]:
     presets: dict[str, dict[str, Any]] = {
         "quick": {},
         "small": {
-            "image_width": 192, "image_depth": 6, "image_heads": 6, "text_width": 192, "text_layers": 4, "text_heads": 4,
-            "embed_dim": 192,
+            "image_width": 160, "image_depth": 5, "image_heads": 5, "text_width": 160, "text_layers": 2, "text_heads": 5,
+            "embed_dim": 160,
         },
         "paper": {
             "image_size": 224, "image_channels": 3, "image_width": 768, "image_depth": 12, "image_heads": 12,
@@ -110,8 +110,8 @@ def tower_preset(preset: str) -> dict[str, Any]:
 def tower_recipe(preset: str) -> Recipe:
     """The recipe of a preset for methods that train these towers from pairs. Raises UserError for an unknown preset."""
     recipes = {
-        "quick": Recipe(steps=240, batch_size=64, learning_rate=1e-3),
-        "small": Recipe(steps=2000, batch_size=64, learning_rate=7e-4),
+        "quick": Recipe(steps=240, batch_size=64, learning_rate=2e-3),
+        "small": Recipe(steps=2500, batch_size=64, learning_rate=1.5e-3),
         # 1.5e-4 * batch / 256, as the masked siblings scale it; 100 epochs of 220,000 pairs
         "paper": Recipe(steps=86_000, batch_size=256, learning_rate=1.5e-4, precision="bf16"),
     }

@@ -37,7 +37,7 @@ ZERO_SHOT = (
         version=1,
         task="zeroshot",
         primary="auroc",
-        settings=(("ensemble", "mean of normalized"), ("prompts", "observed-1"), ("threshold", "f1 on val")),
+        settings=(("ensemble", "mean of normalized"), ("prompts", "observed-2"), ("threshold", "f1 on val")),
         summary="Similarity to positive less similarity to negative prompts, averaged over templates; macro AUROC.",
     ),
 )

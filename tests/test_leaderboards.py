@@ -454,12 +454,12 @@ def test_terminal_table_fits_and_groups() -> None:
             result(title=title, changes=linear, primary="auroc_macro", metrics={"auroc_macro": Metric(0.7, 0.6, 0.8, 9)}),
         )
     )
-    assert max(map(len, text.splitlines())) <= 150
+    assert max(map(len, text.splitlines())) <= 156
     assert re.search(
-        r"retrieval +pair@ab12cd34 +MCR \(our reading of the abstract\) +R@10 ↑ +0\.500 \[0\.400, 0\.625\] +0\.88 host +3\.5 s",
+        r"pair@ab12cd34 +MCR \(our reading of the abstract\) +R@10 ↑ +0\.500 \[0\.400, 0\.625\] +0\.88 host +\S.* +3\.5 s",
         text,
     )
-    assert "@ab12cd34 1 %" in text
+    assert ", 1 % of the labels" in text
 
 
 # ------------------------------------------------------------------------------------------------ hostile names

@@ -221,3 +221,37 @@ def test_imagenet_without_weights_is_never_a_random_start(monkeypatch: pytest.Mo
         ImageNet.build(ImageNetConfig(), None)
     with pytest.raises(UserError, match="random start"):
         ImageNetConfig(weights="none")
+
+
+def step_once(method: Any, batch: Batch) -> None:
+    """One finite loss with a gradient at every parameter."""
+    for part in method.loss(batch, Step(0, 0, 1)):
+        assert all(torch.isfinite(item) for item in part.values())
+        part["total"].backward()
+    assert all(item.grad is not None for item in method.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", ["single", "dual"])
+def test_paper_towers_take_one_step_at_batch_2(stream: str, tokenizer: Tokenizer) -> None:
+    mcr: Any = METHODS.load("mcr")
+    config = replace(mcr.preset("paper")[0], image_weights="none", text_weights="none", stream=stream)
+    torch.manual_seed(0)
+    method = mcr.build(config, tokenizer)
+    vision = sum(item.numel() for item in method.image_tower.parameters())
+    assert vision == 85_798_656  # ViT-B/16 at 224 without its head
+    assert (method.input.size, method.input.channels) == (224, 3)
+    batch = Batch(("a", "b"), ("a", "b"), torch.randn(2, 3, 224, 224), REPORTS[:2])
+    step_once(method, batch)
+
+
+@pytest.mark.slow
+def test_paper_resnet_takes_one_step_at_batch_2(tokenizer: Tokenizer) -> None:
+    clip: Any = METHODS.load("clip")
+    config = replace(clip.preset("paper")[0], image_weights="none", text_weights="none", image_encoder="resnet")
+    torch.manual_seed(0)
+    method = clip.build(config, tokenizer)
+    assert sum(item.numel() for item in method.image_tower.parameters()) == 23_508_032  # ResNet-50 without its head
+    assert method.feature_info == ((256, 4), (512, 8), (1024, 16), (2048, 32))
+    batch = Batch(("a", "b"), ("a", "b"), torch.randn(2, 3, 224, 224), REPORTS[:2])
+    step_once(method, batch)

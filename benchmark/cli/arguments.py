@@ -56,6 +56,9 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
     for name in ("batch_size", "draws", "workers"):
         if getattr(arguments, name, 1) < (1 if name == "batch_size" else 0):
             raise UserError(f"--{name.replace('_', '-')} must not be below {1 if name == 'batch_size' else 0}")
+    labels = _numbers(getattr(arguments, "labels", ""), float, "labels")
+    if not all(0 < fraction <= 1 for fraction in labels):
+        raise UserError(f"--labels {arguments.labels}: fractions lie above 0 and go up to 1, for example 0.01,0.1,1")
     return RunOptions(
         methods=_names(arguments.method, "method"),
         tasks=_names(getattr(arguments, "task", "all"), "task"),
@@ -64,9 +67,9 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
         where=tuple(_pair(text) for text in arguments.where),
         preset=arguments.preset,
         checkpoint=getattr(arguments, "checkpoint", None),
-        seeds=_numbers(arguments.seed, int, "seed"),
-        eval_seeds=_numbers(getattr(arguments, "eval_seed", "0"), int, "eval-seed"),
-        labels=_numbers(getattr(arguments, "labels", ""), float, "labels"),
+        seeds=_seeds(arguments.seed, "seed"),
+        eval_seeds=_seeds(getattr(arguments, "eval_seed", "0"), "eval-seed"),
+        labels=labels,
         precision=getattr(arguments, "precision", "fp32"),
         device=arguments.device,
         batch_size=arguments.batch_size,
@@ -91,6 +94,13 @@ def _numbers(text: str, kind: Callable[[str], T], name: str) -> tuple[T, ...]:
         return tuple(kind(part) for part in text.split(",") if part.strip())
     except ValueError as error:
         raise UserError(f"--{name} {text!r}: expected numbers separated by commas") from error
+
+
+def _seeds(text: str, name: str) -> tuple[int, ...]:
+    seeds = tuple(dict.fromkeys(_numbers(text, int, name)))
+    if not seeds or min(seeds) < 0:
+        raise UserError(f"--{name} {text!r}: give whole numbers from 0 on, separated by commas")
+    return seeds
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -35,7 +35,7 @@ class Dataset:
         self.name = source.name
         self.version = source.version
         self.classes = source.classes
-        self._caches: dict[tuple[int, str], PixelCache] = {}
+        self._caches: dict[InputSpec, PixelCache] = {}
 
     @cached_property
     def splits(self) -> dict[str, str]:
@@ -56,10 +56,9 @@ class Dataset:
 
     def pixels(self, spec: InputSpec, context: Context) -> PixelCache:
         """The cache of decoded images at a method's size; built on first use, behind a progress bar."""
-        key = (spec.size, spec.resize)
-        if key not in self._caches:
-            self._caches[key] = PixelCache.open(self.source, spec, context.cache, context.workers, context.progress)
-        return self._caches[key]
+        if spec not in self._caches:
+            self._caches[spec] = PixelCache.open(self.source, spec, context.cache, context.workers, context.progress)
+        return self._caches[spec]
 
     def readable(
         self, records: Sequence[Record], spec: InputSpec, context: Context

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-
-import numpy as np
+from math import ceil
 
 from benchmark.errors import UserError
 from benchmark.types import SPLITS, Protocol, Record, Source, digest
@@ -53,5 +52,5 @@ def nested_fraction(records: Sequence[Record], fraction: float, seed: int) -> tu
     if not 0 < fraction <= 1:
         raise UserError(f"label fraction {fraction} is not in (0, 1]")
     patients = sorted({record.patient for record in records}, key=lambda patient: digest([seed, patient], 32))
-    kept = set(patients[: max(1, int(np.ceil(fraction * len(patients))))])
+    kept = set(patients[: max(1, ceil(round(fraction * len(patients), 6)))])
     return tuple(record for record in records if record.patient in kept)

@@ -1,0 +1,209 @@
+"""Ranks and recalls against brute force over all orders of ties, a loop over the gallery, and recorded values of others."""
+
+from __future__ import annotations
+
+import os
+from itertools import permutations
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from benchmark import metrics
+from tasks import retrieval
+
+REFERENCE = Path(os.environ.get("BENCHMARK_REFERENCE", "/nonexistent"))
+needs_reference = pytest.mark.skipif(
+    not (REFERENCE / "clip_benchmark").is_dir(),
+    reason="set BENCHMARK_REFERENCE to the folder of recorded reference arrays (with clip_benchmark/*.npz, cxr_clip/*.npz)",
+)
+Floats = NDArray[np.float64]
+
+
+def one(value: Floats) -> float:
+    assert value.shape == (1,)
+    return float(value[0])
+
+
+def ones(n: int) -> Floats:
+    return np.ones((1, n))
+
+
+@pytest.mark.parametrize("above", [0, 1, 3])
+@pytest.mark.parametrize("tied", [0, 1, 3])
+@pytest.mark.parametrize("positives", [1, 2])
+def test_ranks_equal_the_mean_over_all_orders_of_ties(above: int, tied: int, positives: int) -> None:
+    orders = list(permutations([False] * tied + [True] * positives))
+    first = np.array([above + order.index(True) + 1 for order in orders])
+    counts = (np.array([above]), np.array([tied]), np.array([positives]))
+    assert one(metrics.expected_rank(*counts)) == pytest.approx(first.mean(), abs=1e-12)
+    for k in range(1, above + tied + positives + 3):
+        assert one(metrics.recall_at(k, *counts)) == pytest.approx((first <= k).mean(), abs=1e-12)
+
+
+def loop_counts(scores: Floats, queries: Any, candidates: Any) -> list[tuple[int, int, int]]:
+    """The same as `rank_counts`, one query and one candidate at a time."""
+    found = []
+    for row, query in zip(scores, queries, strict=True):
+        best = max(score for score, candidate in zip(row, candidates, strict=True) if candidate == query)
+        above = tied = positives = 0
+        for score, candidate in zip(row, candidates, strict=True):
+            if candidate == query:
+                positives += score == best
+            else:
+                above += score > best
+                tied += score == best
+        found.append((above, tied, positives))
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 12), st.integers(1, 4), st.integers(0, 1000))
+def test_rank_counts_equal_a_loop(n: int, groups: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(-2, 3, (n, n)).astype(np.float32)
+    owner = rng.integers(0, groups, n)
+    np.testing.assert_array_equal(retrieval.rank_counts(scores, owner, owner), loop_counts(scores, owner, owner))
+
+
+PROTOCOLS = {protocol.setting("match"): protocol for protocol in retrieval.RETRIEVAL}
+DIRECTIONS = ("i2t", "t2i")
+
+
+def records_of(n: int) -> list[Any]:
+    return [SimpleNamespace(uid=f"u{row:04d}", patient=f"p{row // 2:04d}") for row in range(n)]
+
+
+def pool(n: int, seed: int = 0, duplicates: int = 3) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Rounded scores of n images and the distinct texts of n reports, some of them equal."""
+    rng = np.random.default_rng(seed)
+    _, owner = np.unique(np.r_[np.arange(n - duplicates), rng.integers(0, n - duplicates, duplicates)], return_inverse=True)
+    owner = owner[rng.permutation(n)]
+    scores = rng.normal(size=(n, owner.max() + 1)) + 2.0 * (owner[:, None] == np.arange(owner.max() + 1))
+    return np.round(scores, 1).astype(np.float32), owner
+
+
+def loop_ranks(scores: Floats, owner: Any, merged: bool) -> dict[str, Floats]:
+    """Expected rank of each image's text and of each text's image, by the definition, over all others."""
+    n, found = len(owner), {direction: np.zeros(len(owner)) for direction in DIRECTIONS}
+    for i in range(n):
+        texts = set(owner) if merged else range(n)
+        own = scores[i, owner[i]]
+        rivals = [scores[i, text if merged else owner[text]] for text in texts if text != (owner[i] if merged else i)]
+        found["i2t"][i] = 1 + sum((rival > own) + 0.5 * (rival == own) for rival in rivals)
+        right = [j for j in range(n) if (owner[j] == owner[i] if merged else j == i)]
+        best = max(scores[j, owner[i]] for j in right)
+        peers = sum(scores[j, owner[i]] == best for j in right)
+        rivals = [scores[j, owner[i]] for j in range(n) if j not in right]
+        tied = sum(rival == best for rival in rivals)
+        found["t2i"][i] = sum(rival > best for rival in rivals) + (tied + peers + 1) / (peers + 1)
+    return found
+
+
+@pytest.mark.parametrize("match", list(PROTOCOLS))
+def test_retrieval_ranks_against_the_full_gallery(match: str) -> None:
+    scores, owner = pool(40)
+    found = retrieval._predictions(records_of(40), scores, owner, PROTOCOLS[match], ())
+    expected = loop_ranks(scores, owner, match == "unique-text")
+    for direction in DIRECTIONS:
+        np.testing.assert_allclose(metrics.expected_rank(*found.arrays[direction].T), expected[direction], atol=1e-12)
+
+
+@pytest.mark.parametrize("match", list(PROTOCOLS))
+def test_retrieval_is_independent_of_row_order_and_block_size(match: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, owner = pool(60, 1)
+    records, protocol = records_of(60), PROTOCOLS[match]
+    task = retrieval.Retrieval()
+    whole = retrieval._predictions(records, scores, owner, protocol, ())
+    values = task.score(whole, protocol, ones(60))
+    order = np.random.default_rng(2).permutation(60)
+    for block in (1, 7, 16, 1000):
+        monkeypatch.setattr(retrieval, "BLOCK", block)
+        moved = retrieval._predictions([records[row] for row in order], scores[order], owner[order], protocol, ())
+        for name in (*DIRECTIONS, "t2i_share"):
+            np.testing.assert_array_equal(moved.arrays[name], whole.arrays[name][order])
+        np.testing.assert_array_equal(moved.uids, whole.uids[order])
+        for name, value in task.score(moved, protocol, ones(60)).items():
+            if name != "control_shuffled_recall@10":  # another wrong pairing
+                np.testing.assert_allclose(value, values[name], rtol=0, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("match", list(PROTOCOLS))
+def test_retrieval_scores_ignore_a_constant_and_a_scale(match: str) -> None:
+    scores, owner = pool(30, 3)
+    protocol = PROTOCOLS[match]
+    whole = retrieval._predictions(records_of(30), scores, owner, protocol, ())
+    for changed in (scores - 100, scores * 2, np.arctan(scores)):  # all scores negative: hits stay hits
+        again = retrieval._predictions(records_of(30), changed.astype(np.float32), owner, protocol, ())
+        for name, array in whole.arrays.items():
+            np.testing.assert_array_equal(array, again.arrays[name])
+
+
+@pytest.mark.parametrize("match", list(PROTOCOLS))
+def test_a_collapsed_encoder_scores_chance(match: str) -> None:
+    n, task, protocol = 1000, retrieval.Retrieval(), PROTOCOLS[match]
+    flat = retrieval._predictions(records_of(n), np.zeros((n, n), np.float32), np.arange(n), protocol, ())
+    found = task.score(flat, protocol, ones(n))
+    for k in (1, 5, 10):
+        assert one(found[f"recall@{k}"]) == pytest.approx(k / n, abs=1e-12)
+    assert one(found["i2t_mean_rank"]) == pytest.approx((n + 1) / 2, abs=1e-9)
+    assert one(found["t2i_median_rank"]) == pytest.approx((n + 1) / 2, abs=1e-9)
+    assert task.degenerate(flat, protocol)
+
+
+@pytest.mark.parametrize("match", list(PROTOCOLS))
+def test_a_perfect_encoder_scores_one_and_its_shuffled_control_chance(match: str) -> None:
+    n, task, protocol = 1000, retrieval.Retrieval(), PROTOCOLS[match]
+    perfect = retrieval._predictions(records_of(n), np.eye(n, dtype=np.float32), np.arange(n), protocol, ())
+    found = task.score(perfect, protocol, ones(n))
+    assert one(found["recall@1"]) == 1
+    assert one(found["rsum"]) == pytest.approx(600)
+    assert one(found["control_shuffled_recall@10"]) == pytest.approx(10 / n, abs=0.01)
+    assert not task.degenerate(perfect, protocol)
+
+
+def test_each_distinct_text_is_one_query_where_texts_are_merged() -> None:
+    owner = np.array([0, 0, 0, 1])
+    scores = np.array([[0, 1], [0, 1], [0, 1], [1, 2]], np.float32)  # text 0 prefers the wrong image, text 1 its own
+    protocol = PROTOCOLS["unique-text"]
+    found = retrieval.Retrieval().score(retrieval._predictions(records_of(4), scores, owner, protocol, ()), protocol, ones(4))
+    assert one(found["t2i_recall@1"]) == pytest.approx(0.5)  # two texts, not four rows
+
+
+def normalized(vectors: NDArray[Any]) -> Floats:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), float)
+
+
+@needs_reference
+def test_recalls_equal_the_recorded_ones() -> None:
+    with np.load(REFERENCE / "clip_benchmark" / "recall_at_k_a.npz") as stored:
+        scores, owner = stored["in/scores"], stored["in/text_image_index"]  # (texts, images)
+        images = np.arange(scores.shape[1])
+        ways = {  # the recorded "image_retrieval" queries by text
+            "image_retrieval_recall": retrieval.rank_counts(scores, owner, images),
+            "text_retrieval_recall": retrieval.rank_counts(scores.T, images, owner),
+        }
+        for name, counts in ways.items():
+            for k in (1, 5, 10):
+                found = one(metrics.mean(metrics.recall_at(k, *counts.T), ones(len(counts))))
+                assert found == pytest.approx(float(stored[f"out/{name}@{k}"]), abs=1e-6), (name, k)
+
+
+@needs_reference
+def test_retrieval_with_equal_reports_equals_the_recorded_one() -> None:
+    with np.load(REFERENCE / "cxr_clip" / "retrieval_duplicates_a.npz") as stored:
+        texts, first, owner = np.unique(stored["in/text_id"], return_index=True, return_inverse=True)
+        scores = normalized(stored["in/image_emb"]) @ normalized(stored["in/text_emb"][first]).T
+        protocol = PROTOCOLS["unique-text"]
+        records = records_of(len(owner))
+        predictions = retrieval._predictions(records, scores.astype(np.float32), owner, protocol, ())
+        assert len(texts) < len(owner)
+        found = retrieval.Retrieval().score(predictions, protocol, ones(len(owner)))
+        assert one(found["i2t_mean_rank"]) == pytest.approx(float(stored["out/MeanRank"]), abs=1e-6)
+        for k in (1, 5, 10):
+            assert one(found[f"i2t_recall@{k}"]) == pytest.approx(float(stored[f"out/Recall@{k}"]), abs=1e-6)

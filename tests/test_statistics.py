@@ -1,0 +1,168 @@
+"""The patient bootstrap against a slow loop, its seeds and limits, and (slow) the coverage of its intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+
+from benchmark import metrics, statistics
+from benchmark.statistics import Score, paired_difference, patient_weights, with_intervals
+
+Floats = NDArray[np.float64]
+
+
+def cohort(patients: int = 30, images: int = 3, seed: int = 0) -> tuple[NDArray[np.str_], Floats, Floats]:
+    """Patients in a shuffled order of rows, targets (N,) and scores (N,)."""
+    rng = np.random.default_rng(seed)
+    names = np.repeat([f"p{index:03d}" for index in range(patients)], images)[rng.permutation(patients * images)]
+    targets = (rng.random(len(names)) < 0.4).astype(float)
+    return names, targets, rng.normal(size=len(names)) + targets
+
+
+def auroc_of(scores: Floats, targets: Floats) -> Score:
+    return lambda weights: {"auroc": metrics.auroc(scores, targets, weights), "mean": metrics.mean(scores, weights)}
+
+
+def stacked(names: NDArray[np.str_], draws: int, seed: int) -> Floats:
+    return np.concatenate(list(patient_weights(names, draws, seed)))
+
+
+def test_a_draw_takes_whole_patients_with_replacement() -> None:
+    names, _, _ = cohort()
+    weights = stacked(names, 200, 0)
+    assert weights.shape == (200, len(names))
+    for name in np.unique(names):
+        own = weights[:, names == name]
+        assert (own == own[:, :1]).all()  # all images of a patient together
+    first = weights[:, np.unique(names, return_index=True)[1]]  # one column a patient
+    assert (first.sum(axis=1) == 30).all()
+    assert first.mean() == 1
+    assert first.var() == pytest.approx(1 - 1 / 30, abs=0.05)  # multinomial, not a subset or a shuffle
+
+
+def test_intervals_equal_a_slow_loop_over_the_same_draws() -> None:
+    names, targets, scores = cohort()
+    found = with_intervals(auroc_of(scores, targets), names, 300, 7)
+    values = []
+    for counts in stacked(names, 300, 7).astype(int):
+        rows = np.repeat(np.arange(len(names)), counts)
+        values.append(roc_auc_score(targets[rows], scores[rows]))
+    assert found["auroc"].value == pytest.approx(roc_auc_score(targets, scores), abs=1e-12)
+    assert found["auroc"].low == pytest.approx(np.quantile(values, 0.025), abs=1e-12)
+    assert found["auroc"].high == pytest.approx(np.quantile(values, 0.975), abs=1e-12)
+    assert found["auroc"].n == 30
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> None:
+    names, targets, scores = cohort()
+    score = auroc_of(scores, targets)
+    first = with_intervals(score, names, 200, 3)
+    np.random.default_rng().random()
+    assert with_intervals(score, names, 200, 3) == first
+    assert with_intervals(score, names, 200, 4)["auroc"].low != first["auroc"].low
+    assert with_intervals(score, names, 200, 4)["auroc"].value == first["auroc"].value
+
+
+def test_the_global_generator_neither_matters_nor_moves() -> None:
+    names, targets, scores = cohort()
+    before = str(np.random.get_state())
+    first = with_intervals(auroc_of(scores, targets), names, 50, 0)
+    assert str(np.random.get_state()) == before
+    np.random.rand(3)
+    assert with_intervals(auroc_of(scores, targets), names, 50, 0) == first
+
+
+def test_the_order_of_rows_does_not_change_an_interval() -> None:
+    names, targets, scores = cohort()
+    order = np.random.default_rng(1).permutation(len(names))
+    first = with_intervals(auroc_of(scores, targets), names, 200, 0)["auroc"]
+    second = with_intervals(auroc_of(scores[order], targets[order]), names[order], 200, 0)["auroc"]
+    assert (second.low, second.high) == (pytest.approx(first.low, abs=1e-12), pytest.approx(first.high, abs=1e-12))
+
+
+@pytest.mark.parametrize("chunk", [1, 1000, 10**9])
+def test_the_size_of_the_pieces_does_not_change_an_interval(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    names, targets, scores = cohort()
+    expected = with_intervals(auroc_of(scores, targets), names, 60, 0)
+    monkeypatch.setattr(statistics, "CHUNK", chunk)
+    assert with_intervals(auroc_of(scores, targets), names, 60, 0) == expected
+
+
+def test_no_draws_give_values_without_intervals() -> None:
+    names, targets, scores = cohort()
+    found = with_intervals(auroc_of(scores, targets), names, 0, 0)["auroc"]
+    assert found.value == pytest.approx(roc_auc_score(targets, scores), abs=1e-12)
+    assert (found.low, found.high, found.n) == (None, None, 30)
+
+
+def test_an_undefined_value_is_none_and_has_no_interval() -> None:
+    names, _, scores = cohort()
+    found = with_intervals(auroc_of(scores, np.zeros(len(names))), names, 50, 0)["auroc"]
+    assert (found.value, found.low, found.high) == (None, None, None)
+
+
+def test_a_metric_that_most_draws_lack_has_no_interval() -> None:
+    names = np.array([f"p{index}" for index in range(100)])
+    often, seldom = np.zeros(100), np.zeros(100)
+    often[:10], seldom[0] = 1, 1  # the single positive is missing from 37 % of the draws of 100, the ten from almost none
+    scores = np.arange(100.0)
+
+    def score(weights: Floats) -> dict[str, Floats]:
+        rare = np.where(weights[:, 0] >= 2, 1.0, np.nan)  # in 26 % of the draws
+        return {"often": metrics.auroc(scores, often, weights), "seldom": metrics.auroc(scores, seldom, weights), "rare": rare}
+
+    found = with_intervals(score, names, 400, 0)
+    assert found["often"].low is not None
+    assert found["seldom"].low is not None
+    assert (found["rare"].low, found["rare"].high) == (None, None)
+
+
+def test_a_method_differs_from_itself_by_exactly_nothing() -> None:
+    names, targets, scores = cohort()
+    for metric in paired_difference(auroc_of(scores, targets), auroc_of(scores.copy(), targets), names, 200, 0).values():
+        assert (metric.value, metric.low, metric.high) == (0.0, 0.0, 0.0)
+
+
+def test_a_paired_difference_uses_the_same_patients_for_both() -> None:
+    names, targets, scores = cohort(60)
+    better = scores + 0.2 * targets
+    found = paired_difference(auroc_of(better, targets), auroc_of(scores, targets), names, 300, 5)["auroc"]
+    draws = stacked(names, 300, 5)
+    values = metrics.auroc(better, targets, draws) - metrics.auroc(scores, targets, draws)
+    assert found.low == pytest.approx(np.quantile(values, 0.025), abs=1e-12)
+    assert found.high == pytest.approx(np.quantile(values, 0.975), abs=1e-12)
+    assert found.value == pytest.approx(roc_auc_score(targets, better) - roc_auc_score(targets, scores), abs=1e-12)
+    single = with_intervals(auroc_of(scores, targets), names, 300, 5)["auroc"]
+    assert single.low is not None
+    assert single.high is not None
+    assert found.high - found.low < 0.5 * (single.high - single.low)  # what pairing is for
+
+
+def simulated(rng: np.random.Generator, patients: int = 150, images: int = 4) -> tuple[Floats, Floats]:
+    """Targets and scores (patients, images): label and most of the noise are the patient's. AUROC = Phi(1 / sqrt(2 * 1.1))."""
+    targets = np.repeat((rng.random((patients, 1)) < 0.4).astype(float), images, axis=1)
+    noise = rng.normal(size=(patients, 1)) + np.sqrt(0.1) * rng.normal(size=(patients, images))
+    return targets, targets + noise
+
+
+@pytest.mark.slow
+def test_intervals_by_patient_cover_and_intervals_by_image_do_not() -> None:
+    truth = norm.cdf(1 / np.sqrt(2 * 1.1))
+    rng, repetitions = np.random.default_rng(0), 300
+    by_patient = np.repeat([f"p{index:03d}" for index in range(150)], 4)
+    by_image = np.array([f"i{index:03d}" for index in range(600)])
+    hits = dict.fromkeys(("patient", "image"), 0)
+    for repetition in range(repetitions):
+        targets, scores = (item.ravel() for item in simulated(rng))
+        for name, units in (("patient", by_patient), ("image", by_image)):
+            found = with_intervals(
+                lambda weights, s=scores, t=targets: {"a": metrics.auroc(s, t, weights)}, units, 300, repetition
+            )
+            assert found["a"].low is not None
+            assert found["a"].high is not None
+            hits[name] += found["a"].low <= truth <= found["a"].high
+    assert 0.88 <= hits["patient"] / repetitions <= 0.99, hits
+    assert hits["image"] / repetitions < 0.8, hits
