@@ -25,8 +25,9 @@ def require_finite(scores: NDArray[Any], uids: NDArray[np.str_]) -> None:
 
 
 def _divide(numerator: Array, denominator: Array) -> Array:
-    out = np.full(np.broadcast(numerator, denominator).shape, np.nan)
-    return np.divide(numerator, denominator, out=out, where=denominator > 0)
+    out: Array = np.full(np.broadcast(numerator, denominator).shape, np.nan)
+    np.divide(numerator, denominator, out=out, where=denominator > 0)
+    return out
 
 
 def mean(values: NDArray[Any], weights: Array) -> Array:

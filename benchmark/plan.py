@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from benchmark import weights
 from benchmark.data.dataset import Dataset
 from benchmark.data.sources import SOURCES, SourceOptions
-from benchmark.errors import UserError
+from benchmark.errors import Unsupported, UserError
 from benchmark.options import Setting, override, require_used, setting_names
 from benchmark.pretrain import training_rows
 from benchmark.registry import Registry
@@ -109,7 +109,7 @@ def entrants(options: RunOptions, methods: Registry[Any], data: Dataset) -> tupl
         title = method.card.title + (f" [{', '.join(changed)}]" if changed else "")
         for seed in options.seeds:
             found.append(_entrant(options, data, method, config, recipe, {"name": name, "title": title, "seed": seed}))
-    require_used(options.settings, frozenset(used), known)
+    require_used(options.settings, frozenset(used), known, names)
     return tuple(found)
 
 
@@ -134,13 +134,15 @@ def _entrant(
 ) -> Entrant:
     spec = None
     if options.checkpoint is not None:
-        source = f"file:{weights.file_sha256(checkpoint_file(options.checkpoint))[:32]}"
+        file = checkpoint_file(options.checkpoint)
+        files = [item for item in (file, file.with_name("tokenizer.json")) if item.is_file()]
+        source = f"file:{'+'.join(weights.file_sha256(item)[:32] for item in files)}"
     elif "trainable" in capabilities(method) and recipe.steps > 0:
         rows = training_rows(data, "text" in capabilities(method))
         spec = PretrainSpec(
             method=naming["name"],
             method_version=method.version,
-            config=plain(config),
+            config=plain(config) | ({"weight_files": local} if (local := _weight_files(config)) else {}),
             recipe=plain(recipe),
             dataset=data.name,
             dataset_version=data.version,
@@ -156,9 +158,11 @@ def _entrant(
 
 
 def _weight_files(config: Any) -> str:
-    """The sha256 of every local file that a field named *weights points to: another file is another result."""
+    """The sha256 of every local file that a field named *weights points to, or to its folder: another file, another result."""
     values = (getattr(config, item.name) for item in fields(config) if item.name.endswith("weights"))
-    found = [weights.file_sha256(Path(value))[:32] for value in values if isinstance(value, str) and Path(value).is_file()]
+    paths = [Path(value) for value in values if isinstance(value, str) and value]
+    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path]) if file.is_file()]
+    found = [weights.file_sha256(file)[:32] for file in files]
     return f"file:{'+'.join(found)}" if found else ""
 
 
@@ -205,3 +209,20 @@ def _spec(  # noqa: PLR0913  (the coordinates of a cell)
         eval_seed=eval_seed,
         precision=options.precision,
     )
+
+
+def refusal(cell: Cell, data: Dataset) -> str:
+    """Why a cell cannot be run at all, or an empty text."""
+    lacking = sorted(cell.task.needs - capabilities(cell.entrant.method))
+    if lacking:
+        return f"{cell.entrant.name} has no {' and no '.join(lacking)} capability, which {cell.protocol.name} needs"
+    try:
+        cell.task.check(data, cell.protocol)
+    except Unsupported as error:
+        return str(error)
+    return ""
+
+
+def reference_spec(spec: RunSpec, name: str) -> RunSpec:
+    """The key of a reference row depends on the rows and the protocol alone, not on the method beside it."""
+    return replace(spec, method=f"reference: {name}", method_version=1, config={}, weights="none", seed=0, precision="fp64")

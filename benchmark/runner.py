@@ -20,12 +20,12 @@ from benchmark.data.dataset import Dataset
 from benchmark.data.text import REPORT, train_tokenizer
 from benchmark.errors import Unavailable, Unsupported, UserError
 from benchmark.meter import Meter, count_gmacs, count_parameters
-from benchmark.plan import Cell, Entrant, RunOptions, cells, checkpoint_file, entrants, open_dataset
+from benchmark.plan import Cell, Entrant, RunOptions, cells, checkpoint_file, entrants, open_dataset, reference_spec, refusal
 from benchmark.pretrain import Pretrained, pretrain, training_rows
 from benchmark.registry import Registry
 from benchmark.statistics import with_intervals
 from benchmark.store import Store, read_predictions
-from benchmark.types import Cost, Predictions, RunResult, RunSpec, Status, capabilities
+from benchmark.types import Cost, Predictions, RunResult, Status, capabilities
 
 Report = Callable[[RunResult], None]
 
@@ -113,7 +113,7 @@ class Runner:
                 self._references(cell, data)
         if not pending:
             return
-        refused = [(cell, _refusal(cell, data)) for cell in pending]
+        refused = [(cell, refusal(cell, data)) for cell in pending]
         for cell, reason in refused:
             if reason:
                 self._keep(self._result(cell, "unsupported", error=reason))
@@ -141,6 +141,8 @@ class Runner:
         if entrant.checkpoint is not None:
             file = checkpoint_file(entrant.checkpoint)
             weights.apply(method, weights.load(file), f"checkpoint {file}")
+            if tokenizer is not None:
+                _require_vocabulary(method, tokenizer, file)
         elif entrant.pretraining is not None:
             folder = self.store.pretrained_folder(entrant.pretraining.key)
             record = pretrain(method, data, entrant.pretraining, entrant.recipe, folder, context)
@@ -228,11 +230,11 @@ class Runner:
             for name, reference in cell.task.references(predictions, data, cell.protocol).items():
                 self.summary.results.append(self._reference(cell, name, reference, data))
         except Exception as error:  # noqa: BLE001
-            failed = replace(cell, spec=_reference_spec(cell.spec, "failed"))
+            failed = replace(cell, spec=reference_spec(cell.spec, "failed"))
             self._keep(replace(self._failure(failed, error), title="reference rows", role="reference"))
 
     def _reference(self, cell: Cell, name: str, predictions: Predictions, data: Dataset) -> RunResult:
-        spec = _reference_spec(cell.spec, name)
+        spec = reference_spec(cell.spec, name)
         result = self.store.finished(spec.key)
         if result is None:
             scored = self._scored(replace(cell, spec=spec), predictions, self.options.draws, Meter())
@@ -257,23 +259,6 @@ def _by_entrant(todo: Sequence[Cell]) -> Iterator[tuple[Entrant, list[Cell]]]:
         yield group[0].entrant, group
 
 
-def _refusal(cell: Cell, data: Dataset) -> str:
-    """Why a cell cannot be run at all, or an empty text."""
-    lacking = sorted(cell.task.needs - capabilities(cell.entrant.method))
-    if lacking:
-        return f"{cell.entrant.name} has no {' and no '.join(lacking)} capability, which {cell.protocol.name} needs"
-    try:
-        cell.task.check(data, cell.protocol)
-    except Unsupported as error:
-        return str(error)
-    return ""
-
-
-def _reference_spec(spec: RunSpec, name: str) -> RunSpec:
-    """The key of a reference row depends on the rows and the protocol alone, not on the method beside it."""
-    return replace(spec, method=f"reference: {name}", method_version=1, config={}, weights="none", seed=0, precision="fp64")
-
-
 def _tokenizer(data: Dataset, entrant: Entrant) -> Tokenizer:
     """That of the checkpoint's folder, or one trained on the training reports."""
     if entrant.checkpoint is not None:
@@ -284,6 +269,12 @@ def _tokenizer(data: Dataset, entrant: Entrant) -> Tokenizer:
     if not texts:
         raise Unsupported(f"{entrant.name} reads text, and {data.name} has no training reports to learn a vocabulary from")
     return train_tokenizer(texts)
+
+
+def _require_vocabulary(method: Any, tokenizer: Tokenizer, file: Path) -> None:
+    """Raises UserError where a checkpoint would read text by a vocabulary learned here: other words under its numbers."""
+    if not file.with_name("tokenizer.json").is_file() and method.tokenizer.get_vocab() == tokenizer.get_vocab():
+        raise UserError(f"checkpoint {file} has no tokenizer.json beside it, the vocabulary it was trained with; copy both")
 
 
 def _flags(cell: Cell, data: Dataset, predictions: Predictions) -> tuple[str, ...]:

@@ -65,9 +65,10 @@ def _is_plain(tensor: Tensor) -> bool:
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        found: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"checkpoint {path} is damaged or no safetensors file: {error}") from error
+    return found
 
 
 def _weights_only(path: Path) -> dict[str, Tensor]:

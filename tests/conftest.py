@@ -62,6 +62,15 @@ class Command:
         rows = [result for result in found if result is not None and result.role == role]
         return sorted(rows, key=lambda item: (item.spec.protocol, item.spec.label_fraction, item.spec.method, item.spec.seed))
 
+    def refused(self, *parts: str) -> None:
+        """Asserts that the request was refused in one sentence on stderr, which holds the parts."""
+        lines = self.error.splitlines()
+        assert len(lines) == 1, self.error
+        assert lines[0].startswith("error: ")
+        assert "Traceback" not in self.error + self.output
+        for part in parts:
+            assert part in lines[0], lines[0]
+
 
 @pytest.fixture
 def register(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str, Any], None]:

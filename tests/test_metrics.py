@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -207,7 +208,8 @@ def test_weighted_median_is_that_of_the_repeated_rows(values: list[int], data: s
 @quick
 @given(scored(), st.sampled_from([np.float32, np.float64]))
 def test_no_threshold_has_a_better_f1_than_the_chosen_one(case: tuple[Floats, Floats], kind: type) -> None:
-    scores, targets = (case[0] / 3).astype(kind), case[1]
+    scores: NDArray[Any] = (case[0] / 3).astype(kind)
+    targets = case[1]
     chosen = one(metrics.f1_thresholds(scores[:, None], targets[:, None]))
     found = sk.f1_score(targets, scores >= chosen)
     candidates = [*np.unique(scores), np.inf, *(np.unique(scores) + 1e-3)]
@@ -215,7 +217,8 @@ def test_no_threshold_has_a_better_f1_than_the_chosen_one(case: tuple[Floats, Fl
 
 
 def test_a_class_without_positives_gets_a_threshold_that_nothing_reaches() -> None:
-    scores, targets = np.random.default_rng(5).normal(size=(6, 3)), np.zeros((6, 3))
+    scores: Floats = np.random.default_rng(5).normal(size=(6, 3))
+    targets = np.zeros((6, 3))
     targets[:, 1] = np.nan
     targets[2, 2] = 1
     chosen = metrics.f1_thresholds(scores, targets)

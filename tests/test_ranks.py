@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from benchmark import metrics
 from tasks import retrieval
+from tasks.protocols import RETRIEVAL
 
 REFERENCE = Path(os.environ.get("BENCHMARK_REFERENCE", "/nonexistent"))
 needs_reference = pytest.mark.skipif(
@@ -46,7 +47,7 @@ def test_ranks_equal_the_mean_over_all_orders_of_ties(above: int, tied: int, pos
         assert one(metrics.recall_at(k, *counts)) == pytest.approx((first <= k).mean(), abs=1e-12)
 
 
-def loop_counts(scores: Floats, queries: Any, candidates: Any) -> list[tuple[int, int, int]]:
+def loop_counts(scores: NDArray[Any], queries: Any, candidates: Any) -> list[tuple[int, int, int]]:
     """The same as `rank_counts`, one query and one candidate at a time."""
     found = []
     for row, query in zip(scores, queries, strict=True):
@@ -71,7 +72,7 @@ def test_rank_counts_equal_a_loop(n: int, groups: int, seed: int) -> None:
     np.testing.assert_array_equal(retrieval.rank_counts(scores, owner, owner), loop_counts(scores, owner, owner))
 
 
-PROTOCOLS = {protocol.setting("match"): protocol for protocol in retrieval.RETRIEVAL}
+PROTOCOLS = {protocol.setting("match"): protocol for protocol in RETRIEVAL}
 DIRECTIONS = ("i2t", "t2i")
 
 
@@ -88,7 +89,7 @@ def pool(n: int, seed: int = 0, duplicates: int = 3) -> tuple[NDArray[np.float32
     return np.round(scores, 1).astype(np.float32), owner
 
 
-def loop_ranks(scores: Floats, owner: Any, merged: bool) -> dict[str, Floats]:
+def loop_ranks(scores: NDArray[Any], owner: Any, merged: bool) -> dict[str, Floats]:
     """Expected rank of each image's text and of each text's image, by the definition, over all others."""
     n, found = len(owner), {direction: np.zeros(len(owner)) for direction in DIRECTIONS}
     for i in range(n):

@@ -9,6 +9,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark import store as store_module
 from benchmark.errors import UserError
 from benchmark.store import TEMPORARY, Store, predictions_to_bytes, read_predictions, result_from_json, write, write_json
 from benchmark.types import Cost, Metric, Predictions, RunResult, plain
@@ -111,8 +111,8 @@ def test_write_syncs_the_file_before_and_the_folder_after_the_replacement(
         seen.append("replace")
         swap(source, target)
 
-    monkeypatch.setattr(store_module.os, "fsync", fsync)
-    monkeypatch.setattr(store_module.os, "replace", move)
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", move)
     write(tmp_path / "file", b"data")
     assert seen == ["file", "replace", "folder"]
 
@@ -138,7 +138,7 @@ def test_a_failing_disk_is_one_sentence_and_leaves_the_old_file(
             os.close(arguments[0])
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(store_module.os, call, full)
+    monkeypatch.setattr(os, call, full)
     with pytest.raises(UserError, match=words) as caught:
         write(path, b"new")
     monkeypatch.undo()
@@ -155,7 +155,7 @@ def test_an_interrupt_leaves_the_old_file_and_no_temporary(tmp_path: Path, monke
     def interrupt(descriptor: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store_module.os, "fsync", interrupt)
+    monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write(path, b"new")
     assert path.read_bytes() == b"old"
@@ -169,7 +169,7 @@ def test_a_disk_that_is_full_at_the_first_byte(tmp_path: Path, monkeypatch: pyte
     def full(prefix: str, dir: Path) -> tuple[int, str]:
         return os.open("/dev/full", os.O_WRONLY), str(dir / f"{prefix}x")
 
-    monkeypatch.setattr(store_module.tempfile, "mkstemp", full)
+    monkeypatch.setattr(tempfile, "mkstemp", full)
     with pytest.raises(UserError, match=r"^no space left to write .*file; free some, or choose another folder with --out$"):
         write(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old"

@@ -21,8 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Writes all formats and prints the table."""
+    from benchmark.errors import UserError
     from leaderboards import load, make_row, terminal_table, write_board
 
+    if not (arguments.out / "results").is_dir():
+        raise UserError(f"{arguments.out} has no results; `run` writes them there, or name another folder by --out")
     paths = write_board(arguments.out)
     print(terminal_table([make_row(result) for result in load(arguments.out / "results")[0]]))
     for path in paths.values():
