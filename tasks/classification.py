@@ -100,7 +100,7 @@ class _Heads:
                 self.constant += 1
                 continue
             # Newton's method: exact in a dozen steps for the few hundred to two thousand features of a pooled vector
-            head = LogisticRegression(C=penalty, solver="newton-cholesky", max_iter=100).fit(features[known], values)
+            head = LogisticRegression(C=penalty, solver="newton-cholesky", tol=1e-8, max_iter=100).fit(features[known], values)
             self.weight[k], self.bias[k] = head.coef_[0], head.intercept_[0]
         return self
 

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import TINY, TRAINED, Command
 from tests.test_csv_folder import table
 
-
 # --------------------------------------------------------------------------------------------------- folders
 
 
@@ -92,7 +91,7 @@ def own_folder(root: Path, rows: list[dict[str, str]] | None = None, text: str =
 TABLES: dict[str, tuple[Callable[[], str], tuple[str, ...]]] = {
     "missing columns": (lambda: "id,image\n1,1.png\n", ("lacks the columns patient_id, split", "docs/own-data.md")),
     "duplicate ids": (lambda: table([*own_rows(), row("1", "train")]), ("row 9 (id '1')", "same id", "make ids unique")),
-    "a patient in two splits": (lambda: table([*own_rows(), row("7", "test", patient_id="p1")]), ("patient 'p1' is in", "same split")),
+    "two splits": (lambda: table([*own_rows(), row("7", "test", patient_id="p1")]), ("patient 'p1' is in", "same split")),
     "an unknown split": (lambda: table([{**own_rows()[0], "split": "dev"}]), ("split 'dev'", "train, val, test")),
     "no rows": (lambda: "id,patient_id,split,image\n", ("has a header and no rows",)),
     "nothing": (lambda: "\n", ("is empty",)),

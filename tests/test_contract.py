@@ -201,7 +201,8 @@ def test_check_method_takes_a_class_that_is_not_registered(own_module: str, comm
 
 
 def test_check_method_fails_for_a_broken_class(own_module: str, command: Command, tmp_path: Path) -> None:
-    (tmp_path / "my_own_method.py").write_text(OWN.replace("nn.functional.normalize(self.words(text.ids), dim=1)", "2 * self.words(text.ids)"))
+    faulty = OWN.replace("nn.functional.normalize(self.words(text.ids), dim=1)", "2 * self.words(text.ids)")
+    (tmp_path / "my_own_method.py").write_text(faulty)
     assert command("check-method", own_module) == 1
     assert "BROKEN" in command.output
     assert "pooled must be L2-normalised" in command.output

@@ -8,6 +8,10 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+EXAMPLES = """examples:
+  python -m benchmark doctor
+  python -m benchmark doctor --out runs/mimic               also removes what killed runs have left there
+"""
 NEEDED = (
     "torch", "torchvision", "timm", "transformers", "tokenizers", "torchxrayvision", "accelerate", "safetensors", "numpy",
     "scipy", "pandas", "scikit-learn", "segmentation-models-pytorch", "mmdet", "mmengine", "pycocotools", "pillow",
