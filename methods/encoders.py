@@ -22,6 +22,7 @@ from benchmark.errors import Unavailable, UserError
 from methods.masking import take
 
 PAPER_NAMES = {"vit": "vit_base_patch16_224", "resnet": "resnet50"}
+TAPS = 4  # depths that dense heads read
 HUB_ERRORS = (OSError, RuntimeError, ValueError)
 
 
@@ -55,25 +56,41 @@ class ViTTower(ImageTower):
         self.width = int(model.embed_dim)
         self.prefix = int(model.num_prefix_tokens)
         self.patch = int(model.patch_embed.patch_size[0])
-        self.info = ((self.width, self.patch),)
+        depth = len(model.blocks)
+        self.taps = sorted({-(-depth * quarter // TAPS) for quarter in range(1, TAPS + 1)})  # 3, 6, 9, 12 of 12 blocks
+        self.info = ((self.width * len(self.taps), self.patch),)
 
     def forward_tokens(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """As ImageTower; with `keep` the blocks see the visible patches and the prefix only."""
-        model = self.model
-        tokens = model._pos_embed(model.patch_embed(images))  # (B, prefix + P, D)
+        tokens = self._embed(images)
         if keep is not None:
             tokens = torch.cat([tokens[:, : self.prefix], take(tokens[:, self.prefix :], keep)], dim=1)
-        tokens = model.norm_pre(tokens)
-        for block in model.blocks:
+        tokens = self.model.norm_pre(tokens)
+        for block in self.model.blocks:
             tokens = block(tokens)
-        output: Tensor = model.norm(tokens)
+        output: Tensor = self.model.norm(tokens)
         return output
 
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """One map, the local tokens of the last block on their grid."""
+        """One map: local tokens after each quarter of the depth, normalized and side by side as channels.
+
+        The last block alone has given up much of where things are, the more so the longer it was trained on whole images:
+        dense heads on vision transformers read several depths (DPT, Ranftl et al. 2021, section 3; BEiT with UPerNet).
+        """
         rows, columns = (-(-side // self.patch) for side in images.shape[-2:])
-        tokens = self.forward_tokens(images)[:, self.prefix :]
-        return (tokens.transpose(1, 2).reshape(len(images), self.width, rows, columns),)  # (B, P, D) -> (B, D, rows, columns)
+        tokens = self.model.norm_pre(self._embed(images))
+        read = []
+        for number, block in enumerate(self.model.blocks, start=1):
+            tokens = block(tokens)
+            if number in self.taps:
+                read.append(nn.functional.layer_norm(tokens[:, self.prefix :], (self.width,)))
+        stacked = torch.cat(read, dim=2).transpose(1, 2)  # taps x (B, P, D) -> (B, taps * D, P)
+        return (stacked.reshape(len(images), -1, rows, columns),)
+
+    def _embed(self, images: Tensor) -> Tensor:
+        """images (B, C, h, w) -> (B, prefix + P, D) with positions."""
+        tokens: Tensor = self.model._pos_embed(self.model.patch_embed(images))
+        return tokens
 
 
 class ConvTower(ImageTower):

@@ -16,7 +16,9 @@ LONGEST = 300.0  # seconds that a child may take before the test fails
 def server() -> ForkServerContext:
     """The context whose children start from a process that has computed nothing yet."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmark.runner", "methods.mcr", "tasks.retrieval", "tasks.classification", "tests.toy"])
+    names = ("benchmark.runner", "benchmark.cli.run", "methods.mcr", "methods.clip", "methods.baselines", "leaderboards")
+    families = ("tasks.retrieval", "tasks.zeroshot", "tasks.classification")
+    context.set_forkserver_preload([*names, *families, "tests.toy"])
     return context
 
 
