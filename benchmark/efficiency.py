@@ -43,7 +43,17 @@ class StepCost:
     gmacs: float  # forward, one image-report pair
     device: str
     steps: int
-    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DidNotFit:
+    """A row of the efficiency table for a step that needs more memory than there is."""
+
+    method: str
+    settings: Mapping[str, Scalar]
+    batch_size: int
+    precision: str
+    error: str
 
 
 def word_tokenizer(vocabulary: int) -> Tokenizer:
@@ -153,19 +163,21 @@ CORNERS: tuple[dict[str, str], ...] = (
 )
 
 
-def table_rows(costs: Sequence[StepCost]) -> list[list[str]]:
-    """Cells of the table; a dash where there is no GPU figure."""
+def table_rows(costs: Sequence[StepCost | DidNotFit]) -> list[list[str]]:
+    """Cells of the table; a dash where there is no figure."""
 
     def shown(value: float | None, digits: int = 0) -> str:
         return "—" if value is None else f"{value:.{digits}f}"
 
-    return [
-        [
-            cost.method,
-            ", ".join(f"{key}={value}" for key, value in cost.settings.items()),
-            str(cost.batch_size),
-            cost.precision,
-            cost.error or f"{cost.seconds:.3f} ({cost.seconds_quartiles[0]:.3f}-{cost.seconds_quartiles[1]:.3f})",
+    def cells(cost: StepCost | DidNotFit) -> list[str]:
+        settings = ", ".join(f"{key}={value}" for key, value in cost.settings.items())
+        where = [cost.method, settings, str(cost.batch_size), cost.precision]
+        if isinstance(cost, DidNotFit):
+            return [*where, cost.error, *["—"] * 6]
+        quartiles = f"{cost.seconds_quartiles[0]:.3f}-{cost.seconds_quartiles[1]:.3f}"
+        return [
+            *where,
+            f"{cost.seconds:.3f} ({quartiles})",
             shown(cost.images_per_second, 1),
             shown(cost.gmacs, 2),
             shown(cost.peak_allocated_mib),
@@ -173,8 +185,8 @@ def table_rows(costs: Sequence[StepCost]) -> list[list[str]]:
             shown(cost.static_mib),
             shown(cost.peak_host_mib),
         ]
-        for cost in costs
-    ]
+
+    return [cells(cost) for cost in costs]
 
 
 def with_batch(recipe: Recipe, batch_size: int, precision: str) -> Recipe:

@@ -117,10 +117,11 @@ def _once(key: tuple[Any, ...], context: Context, compute: Callable[[], Tensor])
         with context.meter.phase("features"):
             values = compute()
         spent = context.meter.seconds["features"] - before
-        context.features[key] = known = (values, spent, context.meter.rates[first:])
+        context.features[key] = known = (values, spent, context.meter.rates[first:], context.meter.cost())
     else:
         context.meter.seconds["features"] = context.meter.seconds.get("features", 0.0) + known[1]
         context.meter.rates.extend(known[2])
+        context.meter.carried.append(known[3])
         context.notes["features_reused"] = True
     return known[0]
 

@@ -38,6 +38,7 @@ class Meter:
         self.batch_size: int | None = None
         self.params: int | None = None
         self.gmacs: float | None = None
+        self.carried: list[Cost] = []  # of work that was done before and is used here
         self._sampler = _DeviceSampler(self.device)
 
     def start(self) -> None:
@@ -79,20 +80,26 @@ class Meter:
     def cost(self) -> Cost:
         """What was collected so far."""
         cuda = self.device.type == "cuda"
+        allocated = torch.cuda.max_memory_allocated(self.device) / MIB if cuda else None
+        reserved = torch.cuda.max_memory_reserved(self.device) / MIB if cuda else None
         spent = sum(seconds for _, seconds in self.rates)
         return Cost(
             seconds={name: round(value, 4) for name, value in self.seconds.items()},
             images_per_second=sum(count for count, _ in self.rates) / spent if spent > 0 else None,
             step_seconds=median(self.steps) if self.steps else None,
-            peak_allocated_mib=torch.cuda.max_memory_allocated(self.device) / MIB if cuda else None,
-            peak_reserved_mib=torch.cuda.max_memory_reserved(self.device) / MIB if cuda else None,
-            peak_device_mib=self._sampler.peak_mib,
-            peak_host_mib=host_peak_mib(),
+            peak_allocated_mib=_highest(allocated, [cost.peak_allocated_mib for cost in self.carried]),
+            peak_reserved_mib=_highest(reserved, [cost.peak_reserved_mib for cost in self.carried]),
+            peak_device_mib=_highest(self._sampler.peak_mib, [cost.peak_device_mib for cost in self.carried]),
+            peak_host_mib=_highest(host_peak_mib(), [cost.peak_host_mib for cost in self.carried]),
             params=self.params,
             gmacs=self.gmacs,
             batch_size=self.batch_size,
             device=torch.cuda.get_device_name(self.device) if cuda else "cpu",
         )
+
+
+def _highest(value: float | None, others: list[float | None]) -> float | None:
+    return max((item for item in (value, *others) if item is not None), default=None)
 
 
 class _DeviceSampler:

@@ -53,20 +53,18 @@ def override(config: Any, recipe: Recipe, settings: Sequence[Setting], method: s
     Raises:
         UserError: a setting addressed to this method by name that it does not know, or a value of another type.
     """
-    used = set()
+    changed: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     for owner, key, text in settings:
         if owner not in ("", method):
             continue
-        if key in _keys(config):
-            config = replace(config, **{key: parse_value(text, typing.get_type_hints(type(config))[key], key)})
-        elif key in _keys(recipe):
-            recipe = replace(recipe, **{key: parse_value(text, typing.get_type_hints(Recipe)[key], key)})
+        place = next((place for place, item in enumerate((config, recipe)) if key in _keys(item)), None)
+        if place is not None:
+            kind = typing.get_type_hints(type((config, recipe)[place]))[key]
+            changed[place][key] = parse_value(text, kind, key)
         elif owner:
             raise unknown(f"setting of {method}", key, [*_keys(config), *_keys(recipe)])
-        else:
-            continue
-        used.add(key)
-    return config, recipe, frozenset(used)
+    # all at once: a configuration is checked as a whole, whatever the order of its settings
+    return replace(config, **changed[0]), replace(recipe, **changed[1]), frozenset({*changed[0], *changed[1]})
 
 
 def require_used(settings: Sequence[Setting], used: frozenset[str], known: Sequence[str], methods: Sequence[str] = ()) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import inf, isfinite
@@ -102,6 +103,8 @@ def entrants(options: RunOptions, methods: Registry[Any], data: Dataset) -> tupl
         method = methods.load(name)
         config, recipe = method.preset(options.preset)
         known += setting_names(config, recipe)
+        if options.checkpoint is not None:
+            config = stored_config(options.checkpoint, name, config)
         config, recipe, taken = override(config, recipe, options.settings, name)
         _check_values(config, recipe)
         used |= taken
@@ -226,3 +229,25 @@ def refusal(cell: Cell, data: Dataset) -> str:
 def reference_spec(spec: RunSpec, name: str) -> RunSpec:
     """The key of a reference row depends on the rows and the protocol alone, not on the method beside it."""
     return replace(spec, method=f"reference: {name}", method_version=1, config={}, weights="none", seed=0, precision="fp64")
+
+
+def stored_config(checkpoint: Path, name: str, config: Any) -> Any:
+    """The configuration that lies beside a checkpoint of ours, else the one given.
+
+    Orders of mapping and aggregation, or numbers of heads, change no shape: only the record tells them.
+
+    Raises:
+        UserError: the record is of another method, or of settings that this version does not know.
+    """
+    path = checkpoint_file(checkpoint).with_name("config.json")
+    if not path.is_file():
+        return config
+    try:
+        spec = json.loads(path.read_text())["spec"]
+        if spec["method"] != name:
+            raise UserError(
+                f"checkpoint {checkpoint} is of method {spec['method']!r}, not of {name!r}; name that one by --method"
+            )
+        return type(config)(**spec["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} does not describe a configuration of {name}; pretrain again with this version") from error

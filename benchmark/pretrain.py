@@ -45,6 +45,7 @@ class Pretrained:
     sha256: str  # of model.safetensors
     cost: Cost
     environment: Mapping[str, str]
+    rows_skipped: int = 0  # training images that could not be read
 
 
 def read_pretrained(folder: Path) -> Pretrained | None:
@@ -82,7 +83,7 @@ class Loader:
         self.records, skipped = data.readable(records, method.input, context)
         if len(self.records) < 2:
             raise UserError(f"dataset {data.name!r} has {len(self.records)} rows to pretrain on; at least 2 are needed")
-        context.notes["pretraining_rows_skipped"] = len(skipped)
+        self.n_skipped = len(skipped)
         self._method, self._data, self._recipe, self._context = method, data, recipe, context
         self._texts = data.texts(self.records, REPORT)
         self._labels = torch.from_numpy(data.labels(self.records))
@@ -137,7 +138,7 @@ def pretrain(method: Any, data: Dataset, spec: PretrainSpec, recipe: Recipe, fol
     if getattr(method, "tokenizer", None) is not None:
         store.write(folder / "tokenizer.json", method.tokenizer.to_str().encode())
     sha256 = weights.save_module(folder / "model.safetensors", method)
-    record = Pretrained(spec.key, plain(spec), sha256, loop.cost(), repro.environment(context.device))
+    record = Pretrained(spec.key, plain(spec), sha256, loop.cost(), repro.environment(context.device), loop.loader.n_skipped)
     store.write_json(folder / "record.json", record)
     for path in (folder / "state.pt", folder / "state-previous.pt"):
         path.unlink(missing_ok=True)

@@ -50,6 +50,8 @@ def deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = False  # "fp32" in a key means it
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def _git(*words: str) -> str:

@@ -12,20 +12,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
-from benchmark import repro, weights
+from benchmark import repro
 from benchmark.context import Context, choose_device
 from benchmark.data.dataset import Dataset
-from benchmark.data.text import REPORT, train_tokenizer
 from benchmark.errors import Unavailable, Unsupported, UserError
 from benchmark.meter import Meter, count_gmacs, count_parameters
-from benchmark.plan import Cell, Entrant, RunOptions, cells, checkpoint_file, entrants, open_dataset, reference_spec, refusal
-from benchmark.pretrain import Pretrained, pretrain, training_rows
+from benchmark.plan import Cell, Entrant, RunOptions, cells, entrants, open_dataset, reference_spec, refusal
+from benchmark.prepare import prepare
+from benchmark.pretrain import Pretrained
 from benchmark.registry import Registry
 from benchmark.statistics import with_intervals
 from benchmark.store import Store, read_predictions
-from benchmark.types import Cost, Predictions, RunResult, Status, capabilities
+from benchmark.types import Cost, Predictions, RunResult, Status
 
 Report = Callable[[RunResult], None]
 
@@ -53,6 +52,8 @@ class Runner:
         self.options, self.methods, self.tasks, self.report = options, methods, tasks, report
         self.store = Store(options.out)
         self.device = choose_device(options.device)
+        if self.device.type == "cuda":
+            repro.deterministic()
         self.summary = Summary()
         self._referenced: set[tuple[object, ...]] = set()
 
@@ -81,7 +82,7 @@ class Runner:
             data = open_dataset(text, self.options)
             for entrant in entrants(self.options, self.methods, data):
                 if entrant.pretraining is not None:
-                    _, record = self._prepare(data, entrant, self._context(entrant, 0))
+                    _, record, _ = prepare(data, entrant, self.store, self._context(entrant, 0))
                     found += [record] if record else []
         if not found:
             raise UserError(f"none of {', '.join(self.options.methods)} is trained; see `list methods`")
@@ -104,7 +105,7 @@ class Runner:
     def _run_entrant(self, data: Dataset, entrant: Entrant, group: Sequence[Cell]) -> None:
         pending = []
         for cell in group:
-            finished = self.store.finished(cell.spec.key)
+            finished = self._finished(cell)
             if finished is None:
                 pending.append(cell)
             else:
@@ -122,36 +123,22 @@ class Runner:
             return
         context = self._context(entrant, 0)
         try:
-            method, record = self._prepare(data, entrant, context)
+            method, record, notes = prepare(data, entrant, self.store, context)
         except Exception as error:  # noqa: BLE001
             for cell in runnable:
                 self._keep(self._failure(cell, error))
             return
         for cell in runnable:
-            self._run_cell(cell, method, record, data, context)
-
-    def _prepare(self, data: Dataset, entrant: Entrant, context: Context) -> tuple[Any, Pretrained | None]:
-        """The method with its weights: drawn, pretrained now or before, or from a checkpoint."""
-        tokenizer = None
-        if "text" in capabilities(entrant.method):
-            tokenizer = _tokenizer(data, entrant)
-        with repro.seeded(entrant.seed, "init"):
-            method = entrant.method.build(entrant.config, tokenizer)
-        record = None
-        if entrant.checkpoint is not None:
-            file = checkpoint_file(entrant.checkpoint)
-            weights.apply(method, weights.load(file), f"checkpoint {file}")
-            if tokenizer is not None:
-                _require_vocabulary(method, tokenizer, file)
-        elif entrant.pretraining is not None:
-            folder = self.store.pretrained_folder(entrant.pretraining.key)
-            record = pretrain(method, data, entrant.pretraining, entrant.recipe, folder, context)
-        return method.to(self.device).eval().requires_grad_(False), record
+            self._run_cell(cell, method, record, data, replace(context, notes=notes))
 
     def _run_cell(self, cell: Cell, method: Any, record: Pretrained | None, data: Dataset, shared: Context) -> None:
         started = _now()
         context = replace(
-            shared, meter=Meter(self.device), notes={}, eval_seed=cell.spec.eval_seed, batch_size=self.options.batch_size
+            shared,
+            meter=Meter(self.device),
+            notes=dict(shared.notes),
+            eval_seed=cell.spec.eval_seed,
+            batch_size=self.options.batch_size,
         )
         try:
             context.meter.start()
@@ -165,7 +152,7 @@ class Runner:
             result = replace(
                 result,
                 pretraining=record.cost if record else None,
-                notes=dict(context.notes) | ({"weights_sha256": record.sha256} if record else {}),
+                notes=dict(context.notes) | {"draws": context.draws},
                 started=started,
                 finished=_now(),
                 flags=_flags(cell, data, predictions),
@@ -177,6 +164,17 @@ class Runner:
             self._keep(self._failure(cell, error, started))
             return
         self._references(cell, data)
+
+    def _finished(self, cell: Cell) -> RunResult | None:
+        """The stored result of a cell; its intervals are drawn again where they were asked for with other draws."""
+        result = self.store.finished(cell.spec.key)
+        if result is None or result.notes.get("draws") == self.options.draws:
+            return result
+        predictions = read_predictions(self.store.predictions_path(result.key))
+        metrics = self._scored(cell, predictions, self.options.draws, Meter()).metrics
+        result = replace(result, metrics=metrics, notes={**result.notes, "draws": self.options.draws})
+        self.store.save(result)
+        return result
 
     def _scored(self, cell: Cell, predictions: Predictions, draws: int, meter: Meter) -> RunResult:
         def score(weight: Any) -> Any:
@@ -221,7 +219,8 @@ class Runner:
 
     def _references(self, cell: Cell, data: Dataset) -> None:
         """Trivial rows and oracles of the cell's group, once for all methods."""
-        group = (data.name, cell.protocol.hash, cell.spec.label_fraction, cell.spec.eval_seed)
+        rows = (data.name, data.version, *sorted(data.splits.items()))
+        group = (rows, cell.protocol.hash, cell.spec.label_fraction, cell.spec.eval_seed)
         if group in self._referenced:
             return
         self._referenced.add(group)
@@ -231,16 +230,18 @@ class Runner:
                 self.summary.results.append(self._reference(cell, name, reference, data))
         except Exception as error:  # noqa: BLE001
             failed = replace(cell, spec=reference_spec(cell.spec, "failed"))
-            self._keep(replace(self._failure(failed, error), title="reference rows", role="reference"))
+            self._keep(replace(self._failure(failed, error), title="reference rows", role="reference"), save=False)
 
     def _reference(self, cell: Cell, name: str, predictions: Predictions, data: Dataset) -> RunResult:
-        spec = reference_spec(cell.spec, name)
-        result = self.store.finished(spec.key)
+        reference = replace(cell, spec=reference_spec(cell.spec, name))
+        result = self._finished(reference)
         if result is None:
-            scored = self._scored(replace(cell, spec=spec), predictions, self.options.draws, Meter())
-            sha256 = self.store.save_predictions(spec.key, predictions)
-            flags = data.source.flags
-            result = replace(scored, title=name, role="reference", predictions=sha256, flags=flags, cost=Cost())
+            scored = self._scored(reference, predictions, self.options.draws, Meter())
+            sha256 = self.store.save_predictions(reference.spec.key, predictions)
+            result = replace(
+                scored, title=name, role="reference", predictions=sha256, flags=data.source.flags, cost=Cost(),
+                notes={"draws": self.options.draws},
+            )  # fmt: skip
             self.store.save(result)
         return result
 
@@ -257,24 +258,6 @@ def _by_entrant(todo: Sequence[Cell]) -> Iterator[tuple[Entrant, list[Cell]]]:
         groups.setdefault(id(cell.entrant), []).append(cell)
     for group in groups.values():
         yield group[0].entrant, group
-
-
-def _tokenizer(data: Dataset, entrant: Entrant) -> Tokenizer:
-    """That of the checkpoint's folder, or one trained on the training reports."""
-    if entrant.checkpoint is not None:
-        stored = checkpoint_file(entrant.checkpoint).with_name("tokenizer.json")
-        if stored.is_file():
-            return Tokenizer.from_file(str(stored))
-    texts = data.texts(training_rows(data, with_text=True), REPORT)
-    if not texts:
-        raise Unsupported(f"{entrant.name} reads text, and {data.name} has no training reports to learn a vocabulary from")
-    return train_tokenizer(texts)
-
-
-def _require_vocabulary(method: Any, tokenizer: Tokenizer, file: Path) -> None:
-    """Raises UserError where a checkpoint would read text by a vocabulary learned here: other words under its numbers."""
-    if not file.with_name("tokenizer.json").is_file() and method.tokenizer.get_vocab() == tokenizer.get_vocab():
-        raise UserError(f"checkpoint {file} has no tokenizer.json beside it, the vocabulary it was trained with; copy both")
 
 
 def _flags(cell: Cell, data: Dataset, predictions: Predictions) -> tuple[str, ...]:

@@ -128,9 +128,18 @@ def _first(names: list[str]) -> str:
     return f" (first {names[0]!r})" if names else ""
 
 
+def state_sha256(module: nn.Module) -> str:
+    """The sha256 over a module's tensors by name, wherever they lie: what `save_module` would give its file."""
+    return sha256(_state_bytes(module)).hexdigest()
+
+
+def _state_bytes(module: nn.Module) -> bytes:
+    return bytes(save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}))
+
+
 def save_module(path: Path, module: nn.Module) -> str:
     """Writes a module's tensors as safetensors, atomically; returns the sha256 of the file."""
-    data = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()})
+    data = _state_bytes(module)
     store.write(path, data)
     return sha256(data).hexdigest()
 

@@ -22,7 +22,7 @@ from benchmark.errors import Unavailable, UserError
 from methods.masking import take
 
 PAPER_NAMES = {"vit": "vit_base_patch16_224", "resnet": "resnet50"}
-TAPS = 4  # depths that dense heads read
+QUARTERS = 4  # of the depth, at which dense heads read
 HUB_ERRORS = (OSError, RuntimeError, ValueError)
 
 
@@ -57,7 +57,7 @@ class ViTTower(ImageTower):
         self.prefix = int(model.num_prefix_tokens)
         self.patch = int(model.patch_embed.patch_size[0])
         depth = len(model.blocks)
-        self.taps = sorted({-(-depth * quarter // TAPS) for quarter in range(1, TAPS + 1)})  # 3, 6, 9, 12 of 12 blocks
+        self.taps = sorted({-(-depth * quarter // QUARTERS) for quarter in range(QUARTERS + 1)})  # 0, 3, 6, 9, 12 of 12 blocks
         self.info = ((self.width * len(self.taps), self.patch),)
 
     def forward_tokens(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -72,19 +72,19 @@ class ViTTower(ImageTower):
         return output
 
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """One map: local tokens after each quarter of the depth, normalized and side by side as channels.
+        """One map: local tokens before the first block and after each quarter of the depth, normalized, as channels.
 
-        The last block alone has given up much of where things are, the more so the longer it was trained on whole images:
-        dense heads on vision transformers read several depths (DPT, Ranftl et al. 2021, section 3; BEiT with UPerNet).
+        Trained blocks give up detail that dense heads need, so heads on vision transformers read several depths and, like a
+        U-Net, the input itself (UNETR, Hatamizadeh et al. 2022, section 3.1: z0, z3, z6, z9, z12).
         """
         rows, columns = (-(-side // self.patch) for side in images.shape[-2:])
         tokens = self.model.norm_pre(self._embed(images))
-        read = []
+        read = [nn.functional.layer_norm(tokens[:, self.prefix :], (self.width,))]
         for number, block in enumerate(self.model.blocks, start=1):
             tokens = block(tokens)
             if number in self.taps:
                 read.append(nn.functional.layer_norm(tokens[:, self.prefix :], (self.width,)))
-        stacked = torch.cat(read, dim=2).transpose(1, 2)  # taps x (B, P, D) -> (B, taps * D, P)
+        stacked = torch.cat(read, dim=2).transpose(1, 2)  # taps of (B, P, D) -> (B, taps * D, P)
         return (stacked.reshape(len(images), -1, rows, columns),)
 
     def _embed(self, images: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class Detection:
     """
 
     name: ClassVar[str] = "detection"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: vision transformers give maps of five depths
     needs: ClassVar[frozenset[str]] = frozenset({"dense"})
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
@@ -92,6 +92,10 @@ class Detection:
         }
         made.update({f"ap50/{name}": item[:, 0] for name, item in zip(names, by_class)})
         return made
+
+    def degenerate(self, predictions: Predictions, protocol: Protocol) -> bool:
+        """True where no image has a predicted box."""
+        return bool(np.isnan(predictions.arrays["detections"]).all())
 
     def references(self, predictions: Predictions, data: Dataset, protocol: Protocol) -> Mapping[str, Predictions]:
         """No box at all, and on every image the mean training box of each class, scored by its prevalence in training."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -31,7 +32,7 @@ class Retrieval:
     """
 
     name: ClassVar[str] = "retrieval"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: the shuffled control never keeps a text
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
@@ -84,12 +85,18 @@ class Retrieval:
         return found
 
     def references(self, predictions: Predictions, data: Dataset, protocol: Protocol) -> Mapping[str, Predictions]:
-        """Random ranking of this pool, and ranking by the true labels where the set has any."""
+        """Random ranking of this pool, the training split's most frequent reports first, and an oracle of the true labels.
+
+        The second one never looks at an image: where reports repeat, it is the answer to beat.
+        """
         uids = set(predictions.uids)
         records = [record for record in _pairs(data, protocol) if record.uid in uids]
         distinct, owner = np.unique(data.texts(records, protocol.text), return_inverse=True)
         flat = np.zeros((len(records), len(distinct)), np.float32)
         found = {"random ranking": _predictions(records, flat, owner, protocol, ())}
+        seen = Counter(data.texts(data.rows("train", protocol), protocol.text))
+        frequent = np.broadcast_to(np.array([seen[str(text)] for text in distinct], np.float32), flat.shape)
+        found["frequent reports first"] = _predictions(records, frequent, owner, protocol, ())
         labels = np.nan_to_num(data.labels(records), nan=0.5)
         if labels.size:
             first = np.array([int(np.argmax(owner == text)) for text in range(len(distinct))])
@@ -117,7 +124,7 @@ def _predictions(
     groups = owner if merged else np.arange(n)
     candidates = np.arange(scores.shape[1]) if merged else groups
     expanded = scores if merged else scores[:, owner]
-    shuffle = np.random.default_rng([n, 5]).permutation(n)  # a fixed wrong pairing: must score like a random ranking
+    shuffle = wrong_pairing(owner)
     arrays: dict[str, NDArray[Any]] = {"t2i_share": 1 / np.bincount(groups)[groups]}
     for prefix, truth in (("", groups), ("shuffled_", groups[shuffle])):
         arrays[f"{prefix}i2t"] = rank_counts(expanded, truth, candidates)
@@ -128,6 +135,18 @@ def _predictions(
         )
     uids, patients = (np.array([getattr(record, name) for record in records]) for name in ("uid", "patient"))
     return Predictions(uids, patients, arrays, skipped=skipped)
+
+
+def wrong_pairing(groups: Ints) -> Ints:
+    """A fixed permutation (N,) under which no row keeps its own group (N,), where no group holds more than half of the rows.
+
+    With it a method must score like one that never looks at the image.
+    """
+    order = np.random.default_rng([len(groups), 5]).permutation(len(groups))
+    by_group = order[np.argsort(groups[order], kind="stable")]
+    shifted = np.empty(len(groups), np.int64)
+    shifted[by_group] = np.roll(by_group, -int(np.bincount(groups).max()))
+    return shifted
 
 
 def rank_counts(scores: NDArray[np.float32], queries: NDArray[Any], candidates: NDArray[Any]) -> Ints:

@@ -38,7 +38,7 @@ class Segmentation:
     """
 
     name: ClassVar[str] = "segmentation"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: vision transformers give maps of five depths
     needs: ClassVar[frozenset[str]] = frozenset({"dense"})
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
@@ -106,6 +106,11 @@ class Segmentation:
                 counts[title].append(_count({name: guess(name, shape) for name in names}, masks))
         made = {title: {"counts": _stack(rows, len(names))} for title, rows in counts.items()}
         return {title: replace(predictions, arrays=arrays) for title, arrays in made.items()}
+
+    def degenerate(self, predictions: Predictions, protocol: Protocol) -> bool:
+        """True where every mask of every image is predicted empty, or every one full."""
+        counts = predictions.arrays["counts"]
+        return bool((counts[..., PREDICTED] == 0).all() or (counts[..., PREDICTED] == counts[..., VALID]).all())
 
     @staticmethod
     def _fit(

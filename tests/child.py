@@ -10,7 +10,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-LONGEST = 300.0  # seconds that a child may take before the test fails
+LONGEST = 900.0  # seconds that a child may take before the test fails
 
 
 def server() -> ForkServerContext:

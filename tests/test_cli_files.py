@@ -169,13 +169,23 @@ def test_checkpoints_that_do_not_fit_say_why(trained: Path, command: Command, tm
         assert file in first_error(command)
 
 
-def test_a_checkpoint_of_another_method_or_shape_is_refused(trained: Path, command: Command, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_method_is_refused_before_any_work(trained: Path, command: Command, tmp_path: Path) -> None:
+    command.out = tmp_path / "other"
+    assert command.run("mcr", "retrieval", "--checkpoint", str(trained), settings=()) == 2
+    command.refused("is of method 'clip', not of 'mcr'", "--method")
+    assert not command.out.exists()
+
+
+def test_a_bare_file_of_another_method_or_shape_is_refused(trained: Path, command: Command, tmp_path: Path) -> None:
+    for name in ("model.safetensors", "tokenizer.json"):  # without the record of what it is
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    bare = str(tmp_path / "model.safetensors")
     command.out = tmp_path / "method"
-    assert command.run("mcr", "retrieval", "--checkpoint", str(trained), settings=(*TINY, *TRAINED)) == 1
+    assert command.run("mcr", "retrieval", "--checkpoint", bare, settings=(*TINY, *TRAINED)) == 1
     assert "belongs to another method or configuration" in first_error(command)
     command.out = tmp_path / "shape"
     settings = tuple("embed_dim=8" if item == "embed_dim=16" else item for item in TINY)
-    assert command.run("clip", "retrieval", "--checkpoint", str(trained), settings=settings) == 1
+    assert command.run("clip", "retrieval", "--checkpoint", bare, settings=settings) == 1
     assert "it belongs to another configuration (see --set)" in first_error(command)
 
 

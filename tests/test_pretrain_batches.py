@@ -72,9 +72,8 @@ def test_fewer_rows_than_a_batch_make_one_batch_and_one_row_is_too_few(cache: Pa
 
 def test_images_that_cannot_be_read_are_left_out_and_counted(cache: Path) -> None:
     setup = Setup(cache / "two", broken=("p000-0", "p001-1"))
-    context = setup.context()
-    loader = Loader(setup.method(), setup.data, training_rows(setup.data, True), setup.recipe, context)
-    assert context.notes["pretraining_rows_skipped"] == 2
+    loader = Loader(setup.method(), setup.data, training_rows(setup.data, True), setup.recipe, setup.context())
+    assert loader.n_skipped == 2
     assert len(loader.records) == 22
     assert not {"p000-0", "p001-1"} & {uid for index in range(9) for uid in loader.batch(index)[0].uids}
 

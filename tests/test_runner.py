@@ -29,7 +29,7 @@ from tests.test_pretrain import Setup
 from tests.toy import ToySource
 
 REFERENCES = {
-    "retrieval": {"random ranking", "oracle (true findings)"},
+    "retrieval": {"random ranking", "frequent reports first", "oracle (true findings)"},
     "zeroshot": {"majority class", "all positive"},
     "classification": {"majority class", "all positive"},
     "segmentation": {"empty mask", "all foreground", "mean training mask"},
@@ -60,9 +60,10 @@ def test_every_cell_has_its_trivial_rows_costs_and_notes(command: Command) -> No
         assert pretraining.gmacs is not None and cost.gmacs is not None and pretraining.gmacs > cost.gmacs  # noqa: PT018
         assert cost.batch_size == 16
         assert {"features", "predict"} <= set(cost.seconds)
+        assert result.notes["draws"] == 20
         assert set(pretraining.seconds) == {"pretrain"}
         assert result.metrics[result.primary].n == 6  # patients
-        assert result.flags == ("toy",)
+        assert set(result.flags) - {"degenerate"} == {"toy"}  # a head of two steps may predict nothing
         assert torch.__version__.startswith(result.environment["torch"])
         assert result.started <= result.finished
     notes = {result.spec.task: result.notes for result in results}

@@ -62,7 +62,7 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
     return RunOptions(
         methods=_names(arguments.method, "method"),
         tasks=_names(getattr(arguments, "task", "all"), "task"),
-        data=_names(arguments.data, "data"),
+        data=_data_names(arguments.data),
         data_root=root,
         where=tuple(_pair(text) for text in arguments.where),
         preset=arguments.preset,
@@ -87,6 +87,17 @@ def _names(text: str, kind: str) -> tuple[str, ...]:
     if not names:
         raise UserError(f"--{kind} names nothing")
     return names
+
+
+def _data_names(text: str) -> tuple[str, ...]:
+    """Splits at commas; "phantom:train=400,size=64" is one name, whose later pieces are of the form key=value."""
+    found: list[str] = []
+    for piece in _names(text, "data"):
+        if found and "=" in piece and ":" not in piece and ":" in found[-1]:
+            found[-1] += f",{piece}"
+        else:
+            found.append(piece)
+    return tuple(found)
 
 
 def _numbers(text: str, kind: Callable[[str], T], name: str) -> tuple[T, ...]:

@@ -1,0 +1,80 @@
+"""A method with its weights: drawn, pretrained now or before, or from a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from benchmark import repro, weights
+from benchmark.context import Context
+from benchmark.data.dataset import Dataset
+from benchmark.data.text import REPORT, train_tokenizer
+from benchmark.errors import Unsupported, UserError
+from benchmark.plan import Entrant, checkpoint_file
+from benchmark.pretrain import Pretrained, pretrain, read_pretrained, training_rows
+from benchmark.store import Store
+from benchmark.types import Scalar, capabilities
+
+
+def prepare(
+    data: Dataset, entrant: Entrant, store: Store, context: Context
+) -> tuple[Any, Pretrained | None, dict[str, Scalar]]:
+    """Builds a method and gives it its weights.
+
+    Returns:
+        The method, frozen, on the device and in eval mode; the record of its pretraining; notes for every result.
+
+    Raises:
+        Unavailable: weights that cannot be had. Unsupported: no report to learn a vocabulary from.
+        UserError: a checkpoint that does not fit, or a loss that is not finite.
+    """
+    folder = store.pretrained_folder(entrant.pretraining.key) if entrant.pretraining else None
+    stored = _stored_folder(entrant, folder)
+    tokenizer = _tokenizer(data, entrant, stored) if "text" in capabilities(entrant.method) else None
+    with repro.seeded(entrant.seed, "init"):
+        method = entrant.method.build(_without_downloads(entrant.config) if stored else entrant.config, tokenizer)
+    record = None
+    if entrant.checkpoint is not None:
+        file = checkpoint_file(entrant.checkpoint)
+        weights.apply(method, weights.load(file), f"checkpoint {file}")
+        if tokenizer is not None:
+            _require_vocabulary(method, tokenizer, file)
+    elif entrant.pretraining is not None and folder is not None:
+        record = pretrain(method, data, entrant.pretraining, entrant.recipe, folder, context)
+    method.to(context.device).eval().requires_grad_(False)
+    notes: dict[str, Scalar] = {"weights_sha256": record.sha256 if record else weights.state_sha256(method)}
+    if record:
+        notes["pretraining_rows_skipped"] = record.rows_skipped
+    return method, record, notes
+
+
+def _stored_folder(entrant: Entrant, folder: Path | None) -> Path | None:
+    """The folder of complete weights that will be loaded, so that nothing else needs to be."""
+    if entrant.checkpoint is not None:
+        return checkpoint_file(entrant.checkpoint).parent
+    return folder if folder is not None and read_pretrained(folder) is not None else None
+
+
+def _without_downloads(config: Any) -> Any:
+    """The configuration with towers drawn at random: every weight will be replaced."""
+    drawn = {item.name: "none" for item in fields(config) if item.name in ("image_weights", "text_weights")}
+    return replace(config, **drawn)
+
+
+def _tokenizer(data: Dataset, entrant: Entrant, stored: Path | None) -> Tokenizer:
+    """That of the stored weights, or one trained on the training reports."""
+    if stored is not None and (stored / "tokenizer.json").is_file():
+        return Tokenizer.from_file(str(stored / "tokenizer.json"))
+    texts = data.texts(training_rows(data, with_text=True), REPORT)
+    if not texts:
+        raise Unsupported(f"{entrant.name} reads text, and {data.name} has no training reports to learn a vocabulary from")
+    return train_tokenizer(texts)
+
+
+def _require_vocabulary(method: Any, tokenizer: Tokenizer, file: Path) -> None:
+    """Raises UserError where a checkpoint would read text by a vocabulary learned here: other words under its numbers."""
+    if not file.with_name("tokenizer.json").is_file() and method.tokenizer.get_vocab() == tokenizer.get_vocab():
+        raise UserError(f"checkpoint {file} has no tokenizer.json beside it, the vocabulary it was trained with; copy both")
