@@ -248,6 +248,6 @@ def stored_config(checkpoint: Path, name: str, config: Any) -> Any:
             raise UserError(
                 f"checkpoint {checkpoint} is of method {spec['method']!r}, not of {name!r}; name that one by --method"
             )
-        return type(config)(**spec["config"])
+        return type(config)(**{key: value for key, value in spec["config"].items() if key != "weight_files"})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not describe a configuration of {name}; pretrain again with this version") from error

@@ -41,6 +41,7 @@ class TowerConfig:
     image_depth: int = 4
     image_heads: int = 4
     patch_size: int = 16
+    patch_projection: str = "trained"  # or "frozen" as drawn or loaded (MoCo v3, Chen et al. 2021, section 4.2)
     text_weights: str = "none"  # "none": drawn at random; "hub": Bio_ClinicalBERT; else a local folder in its layout
     text_width: int = 128
     text_layers: int = 2
@@ -58,6 +59,7 @@ class TowerConfig:
         check_choice(self, "aggregator", AGGREGATORS)
         check_choice(self, "attention_query", QUERIES)
         check_choice(self, "image_channels", (1, 3))
+        check_choice(self, "patch_projection", ("frozen", "trained"))
         for name in SIZES:
             check_range(self, name, 1, 4096)
         for width, heads in (("image_width", "image_heads"), ("text_width", "text_heads")):
@@ -159,6 +161,8 @@ class VisionLanguage(nn.Module):
             config.attention_query,
         )  # fmt: skip
         self.feature_info = self.image_tower.info
+        if config.patch_projection == "frozen":
+            self.image_tower.freeze_patches()
 
     @classmethod
     def build(cls, config: Any, tokenizer: Tokenizer | None) -> Self:

@@ -255,3 +255,13 @@ def test_paper_resnet_takes_one_step_at_batch_2(tokenizer: Tokenizer) -> None:
     assert method.feature_info == ((256, 4), (512, 8), (1024, 16), (2048, 32))
     batch = Batch(("a", "b"), ("a", "b"), torch.randn(2, 3, 224, 224), REPORTS[:2])
     step_once(method, batch)
+
+
+def test_a_frozen_patch_projection_stays_as_it_is(tokenizer: Tokenizer) -> None:
+    config, _ = METHODS.load("mcr").preset("quick")
+    torch.manual_seed(0)
+    method = METHODS.load("mcr").build(replace(config, patch_projection="frozen"), tokenizer)
+    frozen = {name for name, parameter in method.named_parameters() if not parameter.requires_grad}
+    assert frozen == {f"image_tower.model.patch_embed.proj.{part}" for part in ("weight", "bias")}
+    with pytest.raises(UserError, match="patch_projection"):
+        replace(config, patch_projection="thawed")

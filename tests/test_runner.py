@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmark import features
@@ -375,7 +377,8 @@ def test_out_of_memory_in_a_run_is_noted_and_scores_stay(command: Command, monke
 def test_maps_over_the_memory_budget_are_computed_again_and_are_the_same(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     method, rows = setup.method().eval(), setup.data.rows("val")
     kept = FrozenMaps(method, setup.data, rows, context_of(setup, 3))
-    monkeypatch.setattr(features, "MAP_BUDGET", 4 * 16 * 4 * 4 * len(rows) - 1)  # 16 channels of 4 x 4 in float32
+    needed = sum(4 * channels * (32 // stride) ** 2 for channels, stride in method.feature_info) * len(rows)  # float32
+    monkeypatch.setattr(features, "MAP_BUDGET", needed - 1)
     counted = Hungry(method, 1, 100)
     again = FrozenMaps(counted, setup.data, rows, context_of(setup, 3))
     assert counted.calls == 0
@@ -408,6 +411,20 @@ def test_a_pretrained_folder_serves_as_checkpoint(command: Command) -> None:
     vocabulary = json.loads((folder / "tokenizer.json").read_text())
     assert vocabulary["model"]["type"] == "WordPiece"
     assert json.loads((folder / "record.json").read_text())["key"] == folder.name
+
+
+def test_other_bytes_of_local_weights_are_another_pretraining(command: Command, tmp_path: Path) -> None:
+    def keys(*words: str) -> set[str]:
+        settings = (*TINY, *TRAINED, "image_encoder=resnet10t", f"image_weights={tmp_path / 'start.safetensors'}")
+        assert command.run("clip", "retrieval", *words, settings=settings) == 0, command.output
+        return {folder.name for folder in (command.out / "pretrained").iterdir()}
+
+    for seed, known in ((0, 1), (1, 2), (1, 2)):
+        torch.manual_seed(seed)
+        save_file(timm.create_model("resnet10t", num_classes=0, in_chans=1).state_dict(), tmp_path / "start.safetensors")
+        assert len(keys()) == known
+    (folder, _) = sorted((command.out / "pretrained").iterdir())
+    keys("--checkpoint", str(folder))  # what lies beside it says all that is needed
 
 
 def test_a_checkpoint_without_its_vocabulary_is_refused(command: Command, tmp_path: Path) -> None:
