@@ -15,10 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmark import features
-from benchmark.context import Context
 from benchmark.data.sources import SOURCES
-from benchmark.features import FrozenMaps, embed_images, embed_texts
 from benchmark.statistics import with_intervals
 from benchmark.store import Store, read_predictions
 from benchmark.types import Features, TextBatch
@@ -27,7 +24,6 @@ from methods.baselines import Random
 from tasks import TASKS
 from tasks.retrieval import Retrieval
 from tests.conftest import TINY, TRAINED, Command
-from tests.test_pretrain import Setup
 from tests.toy import ToySource
 
 REFERENCES = {
@@ -139,6 +135,21 @@ def test_a_finished_cell_is_not_run_again(command: Command, monkeypatch: pytest.
 
 
 # ---------------------------------------------------------------------------------------------- failures
+
+
+def test_intervals_are_drawn_again_from_what_was_kept(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command.run("random", "retrieval,classification", "--draws", "0") == 0
+    assert all(metric.low is None for item in command.results() for metric in item.metrics.values())
+    values = {item.key: item.metrics[item.primary].value for item in command.results()}
+    monkeypatch.setattr(Random, "build", None)  # nothing is encoded again
+    assert command.run("random", "retrieval,classification", "--draws", "40") == 0
+    for result in command.results() + command.results("reference"):
+        metric = result.metrics[result.primary]
+        assert metric.low is not None
+        assert metric.high is not None
+        assert metric.low <= metric.high
+        assert metric.value == values.get(result.key, metric.value)
+        assert result.notes["draws"] == 40
 
 
 def test_a_failed_cell_is_recorded_and_the_others_go_on(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,108 +295,7 @@ def test_an_encoder_that_works_is_not_flagged(command: Command) -> None:
     assert all("degenerate" not in item.flags for item in command.results())
 
 
-# ------------------------------------------------------------------------------------- memory runs out
-
-
-class Hungry:
-    """A method whose encoders run out of memory above a number of rows, from a certain call on."""
-
-    def __init__(self, method: Any, at_call: int, most: int) -> None:
-        self.method, self.at_call, self.most, self.calls = method, at_call, most, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.method, name)
-
-    def _eat(self, rows: int) -> None:
-        self.calls += 1
-        if self.calls >= self.at_call and rows > self.most:
-            raise torch.OutOfMemoryError("CUDA out of memory (as if)")
-
-    def encode_image(self, images: Tensor) -> Features:
-        self._eat(len(images))
-        found: Features = self.method.encode_image(images)
-        return found
-
-    def encode_text(self, text: TextBatch) -> Features:
-        self._eat(len(text.ids))
-        found: Features = self.method.encode_text(text)
-        return found
-
-    def feature_maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        self._eat(len(images))
-        found: tuple[Tensor, ...] = self.method.feature_maps(images)
-        return found
-
-
-@pytest.fixture(scope="module")
-def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
-    return Setup(tmp_path_factory.mktemp("cache"), "random")
-
-
-def context_of(setup: Setup, batch_size: int) -> Context:
-    return Context(device=torch.device("cpu"), cache=setup.cache, batch_size=batch_size, progress=False)
-
-
-@pytest.mark.parametrize("call", range(1, 5))
-def test_running_out_of_memory_at_any_batch_halves_it_and_changes_nothing(call: int, setup: Setup) -> None:
-    rows, method = setup.data.rows("train"), setup.method().eval()  # 24 rows in batches of 8
-    whole = embed_images(method, setup.data, rows, context_of(setup, 8)).pooled
-    context = context_of(setup, 8)
-    found = embed_images(Hungry(method, call, 3), setup.data, rows, context).pooled
-    assert torch.allclose(found, whole, atol=1e-6)
-    assert len(found) == 24
-    if call < 4:
-        assert context.batch_size == context.notes["batch_size_after_out_of_memory"] == 2
-    else:
-        assert "batch_size_after_out_of_memory" not in context.notes
-
-
-def test_texts_encoded_again_are_counted_once(setup: Setup) -> None:
-    method = setup.method().eval()
-    texts = [f"number {index} " * 40 for index in range(10)]
-    context = context_of(setup, 8)
-    found = embed_texts(Hungry(method, 1, 2), texts, context).pooled
-    assert context.notes["texts_truncated"] == 10
-    assert context.notes["batch_size_after_out_of_memory"] == 2
-    assert torch.allclose(found, embed_texts(method, texts, context_of(setup, 8)).pooled, atol=1e-6)
-
-
-def test_one_row_that_does_not_fit_is_the_end(setup: Setup) -> None:
-    with pytest.raises(torch.OutOfMemoryError):
-        embed_images(Hungry(setup.method().eval(), 1, 0), setup.data, setup.data.rows("val"), context_of(setup, 4))
-
-
-def test_out_of_memory_in_a_run_is_noted_and_scores_stay(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert command.run("random", "retrieval") == 0
-    expected = [item.metrics for item in command.results()]
-    real = Random.encode_image
-
-    def hungry(self: Random, images: Tensor) -> Features:
-        if len(images) > 4:
-            raise torch.OutOfMemoryError("as if")
-        return real(self, images)
-
-    monkeypatch.setattr(Random, "encode_image", hungry)
-    monkeypatch.setattr("benchmark.store.Store.finished", lambda self, key: None)
-    assert command.run("random", "retrieval") == 0
-    for result, metrics in zip(command.results(), expected, strict=True):
-        assert result.notes.get("batch_size_after_out_of_memory", 4) == 4
-        for name, metric in metrics.items():
-            assert result.metrics[name].value == pytest.approx(metric.value)
-
-
-def test_maps_over_the_memory_budget_are_computed_again_and_are_the_same(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    method, rows = setup.method().eval(), setup.data.rows("val")
-    kept = FrozenMaps(method, setup.data, rows, context_of(setup, 3))
-    needed = sum(4 * channels * (32 // stride) ** 2 for channels, stride in method.feature_info) * len(rows)  # float32
-    monkeypatch.setattr(features, "MAP_BUDGET", needed - 1)
-    counted = Hungry(method, 1, 100)
-    again = FrozenMaps(counted, setup.data, rows, context_of(setup, 3))
-    assert counted.calls == 0
-    for chosen in ([0, 3, 1], [5], list(range(len(rows)))):
-        for one, two in zip(kept.batch(chosen), again.batch(chosen), strict=True):
-            assert torch.allclose(one, two, atol=1e-6)
-    assert counted.calls == 3
+# ------------------------------------------------------------------------------------ weights and draws
 
 
 def test_features_of_other_weights_are_never_reused(command: Command) -> None:
@@ -395,9 +305,6 @@ def test_features_of_other_weights_are_never_reused(command: Command) -> None:
              if item.spec.protocol == "retrieval-exact"]  # fmt: skip
     assert len(ranks) == 4
     assert all(not np.array_equal(one, two) for index, one in enumerate(ranks) for two in ranks[:index])
-
-
-# ----------------------------------------------------------------------------------------- checkpoints
 
 
 def test_a_pretrained_folder_serves_as_checkpoint(command: Command) -> None:
