@@ -16,6 +16,9 @@ install: $(VENV)/.installed
 run: install
 	$(BIN)/python -m benchmark run --method mcr,random --task all
 
+# tests are small: threads that wait for each other only slow them down, most of all on a busy machine
+test test-slow: export OMP_NUM_THREADS = 1
+
 test: install
 	$(BIN)/python -m pytest -q
 
