@@ -65,7 +65,11 @@ def _git(*words: str) -> str:
 
 @cache
 def _fixed_environment() -> dict[str, str]:
-    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}", "machine": _processor()}
+    found = {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "machine": _processor(),
+    }
     for name in PACKAGES:
         try:
             found[name] = version(name)
