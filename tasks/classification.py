@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,13 +14,13 @@ from benchmark.context import Context
 from benchmark.data.dataset import Dataset
 from benchmark.features import embed_images
 from benchmark.types import Predictions, Protocol
-from tasks.labels import check_labels, constant_references, label_predictions, labelled_rows
+from tasks.labels import LabelScores, check_labels, label_predictions, labelled_rows
 from tasks.protocols import CLASSIFICATION
 
 Floats = NDArray[np.float64]
 
 
-class Classification:
+class Classification(LabelScores):
     """Rows are test images with a known label. Arrays: scores (log-odds), predicted, targets (N, K)."""
 
     name: ClassVar[str] = "classification"
@@ -60,21 +59,6 @@ class Classification:
             thresholds = metrics.f1_thresholds(heads.decide(val_x), val_labels)
             scores = heads.decide(test_x)
         return label_predictions(data, test, scores, scores >= thresholds, skipped)
-
-    def score(self, predictions: Predictions, protocol: Protocol, weights: metrics.Array) -> Mapping[str, metrics.Array]:
-        """As metrics.multilabel."""
-        arrays = predictions.arrays
-        return metrics.multilabel(
-            arrays["scores"], arrays["predicted"], arrays["targets"], predictions.names["classes"], weights
-        )
-
-    def references(self, predictions: Predictions, data: Dataset, protocol: Protocol) -> Mapping[str, Predictions]:
-        """Majority class and all positive."""
-        return constant_references(predictions, data, protocol)
-
-    def degenerate(self, predictions: Predictions, protocol: Protocol) -> bool:
-        """True where no class has two different scores."""
-        return bool((np.ptp(predictions.arrays["scores"], axis=0) == 0).all())
 
 
 def _macro_auroc(scores: Floats, targets: NDArray[Any]) -> float:

@@ -58,3 +58,22 @@ def constant_references(predictions: Predictions, data: Dataset, protocol: Proto
         )
         for name, answer in answers.items()
     }
+
+
+class LabelScores:
+    """The scoring half of a task whose predictions are those of `label_predictions`."""
+
+    def score(self, predictions: Predictions, protocol: Protocol, weights: metrics.Array) -> Mapping[str, metrics.Array]:
+        """As metrics.multilabel."""
+        arrays = predictions.arrays
+        return metrics.multilabel(
+            arrays["scores"], arrays["predicted"], arrays["targets"], predictions.names["classes"], weights
+        )
+
+    def references(self, predictions: Predictions, data: Dataset, protocol: Protocol) -> Mapping[str, Predictions]:
+        """Majority class and all positive."""
+        return constant_references(predictions, data, protocol)
+
+    def degenerate(self, predictions: Predictions, protocol: Protocol) -> bool:
+        """True where no class has two different scores."""
+        return bool((np.ptp(predictions.arrays["scores"], axis=0) == 0).all())

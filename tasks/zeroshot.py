@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,12 +14,12 @@ from benchmark.context import Context
 from benchmark.data.dataset import Dataset
 from benchmark.features import embed_images, embed_texts
 from benchmark.types import Features, Predictions, Protocol, Record
-from tasks.labels import check_labels, constant_references, label_predictions, labelled_rows
+from tasks.labels import LabelScores, check_labels, label_predictions, labelled_rows
 from tasks.prompts import PROMPT_SETS
 from tasks.protocols import ZERO_SHOT
 
 
-class ZeroShot:
+class ZeroShot(LabelScores):
     """Rows are test images with a known label. Arrays: scores, predicted, targets (N, K)."""
 
     name: ClassVar[str] = "zeroshot"
@@ -65,18 +65,3 @@ class ZeroShot:
         with context.meter.phase("predict"), torch.inference_mode():
             positive, negative = (method.similarity(images, side) for side in text)
             return np.asarray((positive - negative).double().numpy())
-
-    def score(self, predictions: Predictions, protocol: Protocol, weights: metrics.Array) -> Mapping[str, metrics.Array]:
-        """As metrics.multilabel."""
-        arrays = predictions.arrays
-        return metrics.multilabel(
-            arrays["scores"], arrays["predicted"], arrays["targets"], predictions.names["classes"], weights
-        )
-
-    def references(self, predictions: Predictions, data: Dataset, protocol: Protocol) -> Mapping[str, Predictions]:
-        """Majority class and all positive."""
-        return constant_references(predictions, data, protocol)
-
-    def degenerate(self, predictions: Predictions, protocol: Protocol) -> bool:
-        """True where no class has two different scores."""
-        return bool((np.ptp(predictions.arrays["scores"], axis=0) == 0).all())
