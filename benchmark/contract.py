@@ -15,7 +15,7 @@ from benchmark import clauses, weights
 from benchmark.clauses import MISTAKES, REPORTS, Broken, Clause, Subject, first, require
 from benchmark.data.text import train_tokenizer
 from benchmark.errors import Unavailable, UserError
-from benchmark.types import InputSpec, MethodCard, Recipe, capabilities
+from benchmark.types import InputSpec, MethodCard, Recipe, capabilities, reads_reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def _build(subject: Subject) -> str:
     require(not other, f"two builds from the same seed differ, first {first(other)}; draw from the global torch generator only")
     has = capabilities(subject.method)
     require("text" not in has or hasattr(subject.method, "prepare_text"), "encode_text needs prepare_text beside it")
-    require("text" not in has or isinstance(getattr(subject.method, "tokenizer", None), Tokenizer),
+    require(not reads_reports(subject.method) or isinstance(getattr(subject.method, "tokenizer", None), Tokenizer),
              "a method that reads text keeps its tokenizer in `tokenizer`, which is saved beside its weights")  # fmt: skip
     require("dense" not in has or hasattr(subject.method, "feature_info"), "feature_maps needs feature_info beside it")
     count = sum(parameter.numel() for parameter in subject.method.parameters())

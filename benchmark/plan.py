@@ -16,7 +16,7 @@ from benchmark.errors import Unsupported, UserError
 from benchmark.options import Setting, override, require_used, setting_names
 from benchmark.pretrain import training_rows
 from benchmark.registry import Registry
-from benchmark.types import PretrainSpec, Protocol, Recipe, RunSpec, capabilities, digest, plain
+from benchmark.types import PretrainSpec, Protocol, Recipe, RunSpec, capabilities, digest, plain, reads_reports
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +141,7 @@ def _entrant(
         files = [item for item in (file, file.with_name("tokenizer.json")) if item.is_file()]
         source = f"file:{'+'.join(weights.file_sha256(item)[:32] for item in files)}"
     elif "trainable" in capabilities(method) and recipe.steps > 0:
-        rows = training_rows(data, "text" in capabilities(method))
+        rows = training_rows(data, reads_reports(method))
         spec = PretrainSpec(
             method=naming["name"],
             method_version=method.version,

@@ -16,7 +16,7 @@ from benchmark.errors import Unsupported, UserError
 from benchmark.plan import Entrant, checkpoint_file
 from benchmark.pretrain import Pretrained, pretrain, read_pretrained, training_rows
 from benchmark.store import Store
-from benchmark.types import Scalar, capabilities
+from benchmark.types import Scalar, reads_reports
 
 
 def prepare(
@@ -33,7 +33,7 @@ def prepare(
     """
     folder = store.pretrained_folder(entrant.pretraining.key) if entrant.pretraining else None
     stored = _stored_folder(entrant, folder)
-    tokenizer = _tokenizer(data, entrant, stored) if "text" in capabilities(entrant.method) else None
+    tokenizer = _tokenizer(data, entrant, stored) if reads_reports(entrant.method) else None
     with repro.seeded(entrant.seed, "init"):
         method = entrant.method.build(_without_downloads(entrant.config) if stored else entrant.config, tokenizer)
     record = None

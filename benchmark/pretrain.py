@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import cos, pi
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,8 @@ from benchmark.data.text import REPORT
 from benchmark.data.transform import augment, to_input
 from benchmark.errors import UserError
 from benchmark.meter import count_gmacs, count_parameters
-from benchmark.types import Batch, Cost, PretrainSpec, Recipe, Record, Step, plain
+from benchmark.schedule import learning_rate, stage_at, stages
+from benchmark.types import Batch, Cost, PretrainSpec, Recipe, Record, Step, plain, reads_reports
 
 if TYPE_CHECKING:
     from benchmark.context import Context
@@ -62,14 +62,6 @@ def training_rows(data: Dataset, with_text: bool) -> tuple[Record, ...]:
     rows = tuple(record for record in data.rows("train") if record.view != "LATERAL")
     texts = data.texts(rows, REPORT)
     return tuple(record for record, text in zip(rows, texts, strict=True) if text or not with_text)
-
-
-def learning_rate(recipe: Recipe, index: int) -> float:
-    """Linear warm-up, then a half cosine to zero."""
-    warmup = max(1, round(recipe.warmup * recipe.steps))
-    if index < warmup:
-        return recipe.learning_rate * (index + 1) / warmup
-    return recipe.learning_rate * (1 + cos(pi * (index - warmup) / max(1, recipe.steps - warmup))) / 2
 
 
 class Loader:
@@ -151,7 +143,7 @@ class _Loop:
         self.accelerator = _accelerator(context, recipe)
         self.method.to(context.device).train()
         self.optimizer = self.accelerator.prepare(optimizer_of(method, recipe))
-        self.loader = Loader(method, data, training_rows(data, hasattr(method, "encode_text")), recipe, context)
+        self.loader = Loader(method, data, training_rows(data, reads_reports(method)), recipe, context)
         self.first = self._restore()
         self.saved = monotonic()
 
@@ -174,12 +166,15 @@ class _Loop:
 
     def _step(self, index: int) -> dict[str, float]:
         batch, epoch = self.loader.batch(index)
+        stage = stage_at(self.recipe, index)
+        if index == stage.start > 0:
+            self.optimizer.state.clear()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, index)
         self.optimizer.zero_grad(set_to_none=True)
         found: dict[str, float] = {}
         with repro.seeded(self.context.seed, "step", index):
-            passes = iter(self.method.loss(batch, Step(index, epoch, self.recipe.steps)))
+            passes = iter(self.method.loss(batch, Step(index, epoch, self.recipe.steps, stage.number)))
             while (terms := self._forward(passes)) is not None:
                 self._guard(terms, index, batch.uids)
                 self.accelerator.backward(terms["total"])
@@ -204,11 +199,12 @@ class _Loop:
             )
 
     def _count(self) -> None:
-        """Parameters, and multiply-accumulates of one forward step for each image; moves no running statistics."""
+        """Parameters, and multiply-accumulates of one forward step of the last stage for each image; moves no statistics."""
         batch, epoch = self.loader.batch(0)
         kept = [(buffer, buffer.detach().clone()) for buffer in self.method.buffers()]
         with repro.seeded(self.context.seed, "count"), self.accelerator.autocast():
-            total = count_gmacs(lambda: list(self.method.loss(batch, Step(0, epoch, self.recipe.steps))))
+            last = Step(0, epoch, self.recipe.steps, stages(self.recipe)[-1].number)
+            total = count_gmacs(lambda: list(self.method.loss(batch, last)))
         with torch.no_grad():
             for buffer, value in kept:
                 buffer.copy_(value)

@@ -181,6 +181,7 @@ class Step:
     index: int
     epoch: int
     n_steps: int
+    stage: int = 1  # of Recipe.stages, from 1 on
 
 
 # ------------------------------------------------------------------------------------------- methods
@@ -199,6 +200,7 @@ class Recipe:
     clip_norm: float = 1.0
     augment: float = 1.0  # strength of the mild affine and intensity augmentation, 0 = none; no flips: reports name sides
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    stages: str = ""  # "LENGTH:RATE,...": relative lengths and rate factors; each has a warm-up, a cosine and a fresh optimizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,15 +210,17 @@ class MethodCard:
     title: str
     paper: str = ""
     year: int | None = None
-    license: str = ""
-    pretraining_data: tuple[str, ...] = ()
+    license: str = ""  # of its published weights; "" where there are none
+    pretraining_data: tuple[str, ...] = ()  # of its published weights, for the leakage flag
+    protocol: str = ""  # the protocol family its published numbers are of: "prior-5fold", "mgca", "lovt", ...
     published: str = "not available"  # the published cell, where the board has none
 
 
 class Method(typing.Protocol):
     """An image encoder, and perhaps more: the capability *is* the presence of the member.
 
-    encode_text and prepare_text: text; feature_maps and feature_info: dense; loss: trainable.
+    encode_text and prepare_text: text; feature_maps and feature_info: dense; loss: trainable. A method that learns from
+    reports and cannot encode them (a masked language model, say) has prepare_text alone.
     Every method is a torch.nn.Module built by `build` from its frozen configuration.
     """
 
@@ -285,6 +289,11 @@ class Trainable(typing.Protocol):
 
 
 CAPABILITIES: dict[str, str] = {"text": "encode_text", "dense": "feature_maps", "trainable": "loss"}
+
+
+def reads_reports(method: object) -> bool:
+    """Whether a method or its class learns from or encodes reports, and so needs a tokenizer."""
+    return hasattr(method, "prepare_text")
 
 
 def capabilities(method: object) -> frozenset[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, fields
+from math import isfinite
+from typing import Any, Literal, Self
 
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -17,17 +18,13 @@ from methods.encoders import ImageTower, build_image_tower
 from methods.text_encoder import TextTower
 
 PRESETS = ("quick", "small", "paper")
-SIZES = (
-    "image_size", "image_width", "image_depth", "image_heads", "patch_size",
-    "text_width", "text_layers", "text_heads", "embed_dim",
-)  # fmt: skip
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TowerConfig:
-    """The towers and the common space; every field is a scalar that `--set name=value` may override.
+class ImageConfig:
+    """The image tower and its pixels; every field is a scalar that `--set name=value` may override.
 
     Raises:
         UserError: a value that no tower can be built from, naming the field and what it may be.
@@ -41,11 +38,31 @@ class TowerConfig:
     image_depth: int = 4
     image_heads: int = 4
     patch_size: int = 16
+    pixel_stats: str = ""  # "MEAN,STD" of every channel; "": 0.5,0.25 for gray, ImageNet's for three channels
+    resize: str = "pad"  # or "stretch", without regard to the aspect ratio
     patch_projection: str = "trained"  # or "frozen" as drawn or loaded (MoCo v3, Chen et al. 2021, section 4.2)
+
+    def __post_init__(self) -> None:
+        check_choice(self, "image_channels", (1, 3))
+        check_choice(self, "patch_projection", ("frozen", "trained"))
+        check_choice(self, "resize", ("pad", "stretch"))
+        pixel_stats(self.pixel_stats, self.image_channels)
+        for name in ("image_size", "image_width", "image_depth", "image_heads", "patch_size"):
+            check_range(self, name, 1, 4096)
+        check_heads(self, "image_width", "image_heads")
+        check_range(self, "image_size", self.patch_size, 4096)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TowerConfig(ImageConfig):
+    """Both towers and the common space."""
+
     text_weights: str = "none"  # "none": drawn at random; "hub": Bio_ClinicalBERT; else a local folder in its layout
     text_width: int = 128
     text_layers: int = 2
     text_heads: int = 4
+    text_positions: int = 0  # 0: as many as max_tokens
+    text_types: int = 1  # kinds of segments in the embedding; BERT's own has 2
     max_tokens: int = 96
     dropout: float = 0.0  # in the text tower
     embed_dim: int = 128
@@ -55,18 +72,16 @@ class TowerConfig:
     temperature: float = 0.07  # at the start; learned
 
     def __post_init__(self) -> None:
+        ImageConfig.__post_init__(self)
         check_choice(self, "alignment", ALIGNMENTS)
         check_choice(self, "aggregator", AGGREGATORS)
         check_choice(self, "attention_query", QUERIES)
-        check_choice(self, "image_channels", (1, 3))
-        check_choice(self, "patch_projection", ("frozen", "trained"))
-        for name in SIZES:
+        for name in ("text_width", "text_layers", "text_heads", "embed_dim"):
             check_range(self, name, 1, 4096)
-        for width, heads in (("image_width", "image_heads"), ("text_width", "text_heads")):
-            if getattr(self, width) % getattr(self, heads) or getattr(self, width) % 4:
-                raise UserError(f"{width}={getattr(self, width)} must be a multiple of 4 and of {heads}={getattr(self, heads)}")
-        check_range(self, "max_tokens", 3, 512)
-        check_range(self, "image_size", self.patch_size, 4096)
+        check_heads(self, "text_width", "text_heads")
+        check_range(self, "text_positions", 0, 4096)
+        check_range(self, "max_tokens", 3, self.text_positions or 512)
+        check_range(self, "text_types", 1, 16)
         check_range(self, "dropout", 0.0, 0.9)
         check_range(self, "temperature", 0.01, 10.0)
         if (self.alignment, self.aggregator, self.attention_query) == ("abm", "attention", "shared"):
@@ -74,6 +89,12 @@ class TowerConfig:
                 "attention_query=shared needs alignment=mba: before the mapping the two modalities have no common space; "
                 "use attention_query=per-modality"
             )
+
+
+def check_heads(config: object, width: str, heads: str) -> None:
+    """Raises UserError unless the width is a multiple of 4 and of the number of heads."""
+    if getattr(config, width) % getattr(config, heads) or getattr(config, width) % 4:
+        raise UserError(f"{width}={getattr(config, width)} must be a multiple of 4 and of {heads}={getattr(config, heads)}")
 
 
 def check_choice(config: object, name: str, allowed: Sequence[object]) -> None:
@@ -101,12 +122,18 @@ def tower_preset(preset: str) -> dict[str, Any]:
         "paper": {
             "image_size": 224, "image_channels": 3, "image_width": 768, "image_depth": 12, "image_heads": 12,
             "image_weights": "timm", "text_weights": "hub", "text_width": 768, "text_layers": 12, "text_heads": 12,
-            "max_tokens": 112, "dropout": 0.1, "embed_dim": 512,
+            "text_positions": 512, "text_types": 2, "max_tokens": 112, "dropout": 0.1, "embed_dim": 512,
         },
     }  # fmt: skip
     if preset not in presets:
         raise UserError(f"preset {preset!r} is not one of {', '.join(PRESETS)}")
     return presets[preset]
+
+
+def image_preset(preset: str) -> dict[str, Any]:
+    """The fields of `tower_preset` that an image tower alone has. Raises UserError for an unknown preset."""
+    names = {item.name for item in fields(ImageConfig)}
+    return {name: value for name, value in tower_preset(preset).items() if name in names}
 
 
 def tower_recipe(preset: str) -> Recipe:
@@ -122,11 +149,69 @@ def tower_recipe(preset: str) -> Recipe:
     return recipes[preset]
 
 
-def input_spec(size: int, channels: int) -> InputSpec:
-    """One gray channel around its middle, or three channels as ImageNet's towers want them."""
-    if channels == 1:
-        return InputSpec(size=size)
-    return InputSpec(size=size, channels=3, mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bicubic")
+def pixel_stats(text: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Means and standard deviations of the channels. Raises UserError for a text that is not "MEAN,STD"."""
+    if not text:
+        return ((0.5,), (0.25,)) if channels == 1 else (IMAGENET_MEAN, IMAGENET_STD)
+    try:
+        mean, std = map(float, text.split(","))
+        if not (isfinite(mean) and 0 < std < 1e3):
+            raise ValueError(text)
+    except ValueError as error:
+        raise UserError(f"pixel_stats={text!r} is not MEAN,STD with STD above 0; write 0.5,0.25") from error
+    return (mean,) * channels, (std,) * channels
+
+
+def input_spec(size: int, channels: int, stats: str = "", resize: str = "pad") -> InputSpec:
+    """One gray channel around its middle, or three channels as ImageNet's towers want them, or other statistics by text."""
+    mean, std = pixel_stats(stats, channels)
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic" if channels == 3 else "bilinear"
+    kept: Literal["pad", "stretch"] = "pad" if resize == "pad" else "stretch"
+    return InputSpec(size=size, channels=channels, mean=mean, std=std, resize=kept, interpolation=interpolation)
+
+
+def image_tower(config: ImageConfig) -> ImageTower:
+    """The image tower of a configuration. Raises Unavailable or UserError as `build_image_tower`."""
+    tower = build_image_tower(
+        config.image_encoder, config.image_weights, config.image_size, config.image_channels,
+        (config.image_width, config.image_depth, config.image_heads, config.patch_size),
+    )  # fmt: skip
+    if config.patch_projection == "frozen":
+        tower.freeze_patches()
+    return tower
+
+
+class Vision(nn.Module):
+    """An image tower alone: what methods without a common space for reports build on. Trains nothing.
+
+    Raises:
+        Unavailable: pretrained weights were asked for and cannot be had.
+    """
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__()
+        self.config: Any = config
+        self.input = input_spec(config.image_size, config.image_channels, config.pixel_stats, config.resize)
+        self.image_tower = image_tower(config)
+        self.feature_info = self.image_tower.info
+
+    @classmethod
+    def build(cls, config: Any, tokenizer: Tokenizer | None) -> Self:
+        """A method with weights drawn from the global torch generator; the tokenizer is not used."""
+        return cls(config)
+
+    def encode_image(self, images: Tensor) -> Features:
+        """images: (B, C, h, w) float32 -> pooled (B, width) normalised mean of the local tokens (B, P, width)."""
+        tokens = self.image_tower.forward_tokens(images)[:, self.image_tower.prefix :]
+        return Features(F.normalize(tokens.float().mean(dim=1), dim=-1), tokens, None)
+
+    def feature_maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """images (B, C, h, w) -> maps as `feature_info` says."""
+        return self.image_tower.maps(images)
+
+    def similarity(self, image: Features, text: Features) -> Tensor:
+        """(N, M) float32 cosine of the pooled vectors."""
+        return image.pooled @ text.pooled.T
 
 
 class VisionLanguage(nn.Module):
@@ -146,14 +231,11 @@ class VisionLanguage(nn.Module):
     def __init__(self, config: TowerConfig, tokenizer: Tokenizer | None) -> None:
         super().__init__()
         self.config: Any = config
-        self.input = input_spec(config.image_size, config.image_channels)
-        self.image_tower = build_image_tower(
-            config.image_encoder, config.image_weights, config.image_size, config.image_channels,
-            (config.image_width, config.image_depth, config.image_heads, config.patch_size),
-        )  # fmt: skip
+        self.input = input_spec(config.image_size, config.image_channels, config.pixel_stats, config.resize)
+        self.image_tower = image_tower(config)
         self.text_tower = TextTower(
             (config.text_width, config.text_layers, config.text_heads), config.max_tokens, config.dropout,
-            config.text_weights, tokenizer,
+            config.text_weights, tokenizer, (config.text_positions or config.max_tokens, config.text_types),
         )  # fmt: skip
         self.tokenizer = self.text_tower.tokenizer
         self.align = Alignment(
@@ -161,8 +243,6 @@ class VisionLanguage(nn.Module):
             config.attention_query,
         )  # fmt: skip
         self.feature_info = self.image_tower.info
-        if config.patch_projection == "frozen":
-            self.image_tower.freeze_patches()
 
     @classmethod
     def build(cls, config: Any, tokenizer: Tokenizer | None) -> Self:

@@ -28,14 +28,16 @@ class TextTower(nn.Module):
         dropout: while training.
         weights: "none", "hub" (Bio_ClinicalBERT) or a local folder in the hub's layout; the last two bring a vocabulary.
         tokenizer: the vocabulary otherwise.
+        embeddings: numbers of positions and of segment types, without weights; None: max_tokens and one.
 
     Raises:
         Unavailable: weights that cannot be had. UserError: no tokenizer, or one without BERT's special tokens.
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], max_tokens: int, dropout: float, weights: str, tokenizer: Tokenizer | None
-    ) -> None:
+        self, shape: tuple[int, int, int], max_tokens: int, dropout: float, weights: str, tokenizer: Tokenizer | None,
+        embeddings: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         width, layers, heads = shape
         self.width = width
@@ -46,10 +48,11 @@ class TextTower(nn.Module):
                     "this method reads reports: give it a tokenizer, as benchmark.data.text.train_tokenizer makes one"
                 )
             self.tokenizer = own_copy(tokenizer)
+            positions, types = embeddings or (max_tokens, 1)
             config = BertConfig(
                 vocab_size=self.tokenizer.get_vocab_size(), hidden_size=width, num_hidden_layers=layers,
-                num_attention_heads=heads, intermediate_size=4 * width, max_position_embeddings=max_tokens,
-                hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, type_vocab_size=1,
+                num_attention_heads=heads, intermediate_size=4 * width, max_position_embeddings=positions,
+                hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, type_vocab_size=types,
                 pad_token_id=_token_id(self.tokenizer, "[PAD]"), attn_implementation="sdpa",
             )  # fmt: skip
             self.bert: Any = BertModel(config, add_pooling_layer=False)
@@ -61,9 +64,14 @@ class TextTower(nn.Module):
             found = (loaded_config.hidden_size, loaded_config.num_hidden_layers, loaded_config.num_attention_heads)
             if found != shape:
                 raise UserError(f"text_weights={weights!r} has width, layers, heads {found}; the configuration says {shape}")
-            if max_tokens > loaded_config.max_position_embeddings:
-                most = loaded_config.max_position_embeddings
-                raise UserError(f"max_tokens={max_tokens} is over the {most} positions of text_weights={weights!r}")
+            own = (loaded_config.max_position_embeddings, loaded_config.type_vocab_size)
+            if embeddings is not None and embeddings != own:
+                raise UserError(
+                    f"text_weights={weights!r} has {own[0]} positions and {own[1]} segment types; "
+                    f"add --set text_positions={own[0]} --set text_types={own[1]}"
+                )
+            if max_tokens > own[0]:
+                raise UserError(f"max_tokens={max_tokens} is over the {own[0]} positions of text_weights={weights!r}")
         self.pad_id, self.end_id, self.mask_id = (_token_id(self.tokenizer, name) for name in ("[PAD]", "[SEP]", "[MASK]"))
 
     @property
@@ -76,6 +84,12 @@ class TextTower(nn.Module):
         """ids (B, T) int64, mask (B, T) bool, False at padding, which changes nothing -> (B, T, width)."""
         output: Tensor = self.bert(input_ids=ids, attention_mask=None if bool(mask.all()) else mask).last_hidden_state
         return output
+
+    def states(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """The embeddings and the output of every layer, layers + 1 times (B, T, width), of what `forward` reads."""
+        seen = None if bool(mask.all()) else mask
+        found: tuple[Tensor, ...] = self.bert(input_ids=ids, attention_mask=seen, output_hidden_states=True).hidden_states
+        return found
 
     def prepare(self, texts: Sequence[str]) -> TextBatch:
         """B texts -> tokens on the CPU, padded to the longest; an empty text is [CLS] [SEP].
