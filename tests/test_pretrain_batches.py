@@ -13,7 +13,8 @@ from benchmark.data.dataset import Dataset
 from benchmark.data.text import REPORT
 from benchmark.data.transform import augment
 from benchmark.errors import UserError
-from benchmark.pretrain import Loader, learning_rate, optimizer_of, training_rows
+from benchmark.pretrain import Loader, optimizer_of, training_rows
+from benchmark.schedule import learning_rate
 from benchmark.types import Recipe
 from tests.test_pretrain import Setup
 from tests.toy import ToySource
