@@ -15,6 +15,7 @@ from benchmark.data.sources import SOURCES, SourceOptions
 from benchmark.errors import Unsupported, UserError
 from benchmark.options import Setting, override, require_used, setting_names
 from benchmark.pretrain import training_rows
+from benchmark.published import Layout, layout_of
 from benchmark.registry import Registry
 from benchmark.types import PretrainSpec, Protocol, Recipe, RunSpec, capabilities, digest, plain, reads_reports
 
@@ -58,6 +59,7 @@ class Entrant:
     weights: str  # as RunSpec.weights
     pretraining: PretrainSpec | None = None
     checkpoint: Path | None = None
+    layout: Layout | None = None  # of a published checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,18 +102,20 @@ def entrants(options: RunOptions, methods: Registry[Any], data: Dataset) -> tupl
     used: set[str] = set()
     known: list[str] = []
     for name in names:
-        method = methods.load(name)
+        method, layout = methods.load(name), None
         config, recipe = method.preset(options.preset)
-        known += setting_names(config, recipe)
         if options.checkpoint is not None:
-            config = stored_config(options.checkpoint, name, config)
+            method, layout, config = of_checkpoint(method, options.checkpoint, name, config, options.preset)
+        known += setting_names(config, recipe)
         config, recipe, taken = override(config, recipe, options.settings, name)
         _check_values(config, recipe)
         used |= taken
         changed = [f"{key}={getattr(config, key, getattr(recipe, key, None))}" for key in sorted(taken)]
         title = method.card.title + (f" [{', '.join(changed)}]" if changed else "")
         for seed in options.seeds:
-            found.append(_entrant(options, data, method, config, recipe, {"name": name, "title": title, "seed": seed}))
+            found.append(
+                _entrant(options, data, method, config, recipe, {"name": name, "title": title, "seed": seed, "layout": layout})
+            )
     require_used(options.settings, frozenset(used), known, names)
     return tuple(found)
 
@@ -138,7 +142,8 @@ def _entrant(
     spec = None
     if options.checkpoint is not None:
         file = checkpoint_file(options.checkpoint)
-        files = [item for item in (file, file.with_name("tokenizer.json")) if item.is_file()]
+        beside = ("tokenizer.json", *(("vocab.txt", "tokenizer_config.json") if naming["layout"] else ()))
+        files = [item for item in (file, *map(file.with_name, beside)) if item.is_file()]
         source = f"file:{'+'.join(weights.file_sha256(item)[:32] for item in files)}"
     elif "trainable" in capabilities(method) and recipe.steps > 0:
         rows = training_rows(data, reads_reports(method))
@@ -229,6 +234,26 @@ def refusal(cell: Cell, data: Dataset) -> str:
 def reference_spec(spec: RunSpec, name: str) -> RunSpec:
     """The key of a reference row depends on the rows and the protocol alone, not on the method beside it."""
     return replace(spec, method=f"reference: {name}", method_version=1, config={}, weights="none", seed=0, precision="fp64")
+
+
+def of_checkpoint(method: Any, checkpoint: Path, name: str, config: Any, preset: str) -> tuple[Any, Layout | None, Any]:
+    """The class, the published layout and the configuration that a checkpoint asks for.
+
+    Raises:
+        UserError: the file cannot be read, or the record beside it is of another method.
+    """
+    file = checkpoint_file(checkpoint)
+    if file.with_name("config.json").is_file() or not hasattr(method, "published_layouts"):
+        return method, None, stored_config(checkpoint, name, config)
+    state = weights.load(file)
+    layout = layout_of(method, state)
+    if layout is None:
+        return method, None, config
+    if layout.target is not None:
+        method = layout.target()
+        config, _ = method.preset(preset)
+    drawn = {item.name: "none" for item in fields(config) if item.name in ("image_weights", "text_weights")}
+    return method, layout, replace(config, **{**drawn, **layout.configure(state)})
 
 
 def stored_config(checkpoint: Path, name: str, config: Any) -> Any:

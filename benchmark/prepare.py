@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+from torch import Tensor
 
-from benchmark import repro, weights
+from benchmark import published, repro, weights
 from benchmark.context import Context
 from benchmark.data.dataset import Dataset
 from benchmark.data.text import REPORT, train_tokenizer
@@ -33,19 +35,23 @@ def prepare(
     """
     folder = store.pretrained_folder(entrant.pretraining.key) if entrant.pretraining else None
     stored = _stored_folder(entrant, folder)
-    tokenizer = _tokenizer(data, entrant, stored) if reads_reports(entrant.method) else None
+    state = weights.load(checkpoint_file(entrant.checkpoint)) if entrant.checkpoint is not None else {}
+    tokenizer = _tokenizer(data, entrant, stored, state) if reads_reports(entrant.method) else None
     with repro.seeded(entrant.seed, "init"):
         method = entrant.method.build(_without_downloads(entrant.config) if stored else entrant.config, tokenizer)
-    record = None
+    record, notes = None, dict[str, Scalar]()
     if entrant.checkpoint is not None:
         file = checkpoint_file(entrant.checkpoint)
-        weights.apply(method, weights.load(file), f"checkpoint {file}")
-        if tokenizer is not None:
-            _require_vocabulary(method, tokenizer, file)
+        if entrant.layout is not None:
+            notes |= published.apply(method, entrant.layout, state, f"checkpoint {file}")
+        else:
+            weights.apply(method, state, f"checkpoint {file}")
+            if tokenizer is not None:
+                _require_vocabulary(method, tokenizer, file)
     elif entrant.pretraining is not None and folder is not None:
         record = pretrain(method, data, entrant.pretraining, entrant.recipe, folder, context)
     method.to(context.device).eval().requires_grad_(False)
-    notes: dict[str, Scalar] = {"weights_sha256": record.sha256 if record else weights.state_sha256(method)}
+    notes["weights_sha256"] = record.sha256 if record else weights.state_sha256(method)
     if record:
         notes["pretraining_rows_skipped"] = record.rows_skipped
     return method, record, notes
@@ -64,8 +70,11 @@ def _without_downloads(config: Any) -> Any:
     return replace(config, **drawn)
 
 
-def _tokenizer(data: Dataset, entrant: Entrant, stored: Path | None) -> Tokenizer:
-    """That of the stored weights, or one trained on the training reports."""
+def _tokenizer(data: Dataset, entrant: Entrant, stored: Path | None, state: Mapping[str, Tensor]) -> Tokenizer | None:
+    """That of the stored weights, or one trained on the training reports; None where published weights read no text."""
+    if entrant.layout is not None and entrant.checkpoint is not None:
+        layout, file = entrant.layout, checkpoint_file(entrant.checkpoint)
+        return published.tokenizer_of(layout, state, file) if layout.vocabulary else None
     if stored is not None and (stored / "tokenizer.json").is_file():
         return Tokenizer.from_file(str(stored / "tokenizer.json"))
     texts = data.texts(training_rows(data, with_text=True), REPORT)

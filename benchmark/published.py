@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from benchmark import weights
 from benchmark.errors import UserError
+from benchmark.hub import tokenizer_beside
 from benchmark.types import Scalar
 
 State = Mapping[str, Tensor]
@@ -55,17 +57,26 @@ class Layout:
     target: Callable[[], Any] | None = field(default=None)
 
 
-def layout_of(method: Any, state: State, file: Path) -> Layout | None:
-    """The layout of a method that a state is of; None where the method reads no published file.
+def layout_of(method: Any, state: State) -> Layout | None:
+    """The layout of a method that a state is of; None where it is of none, or the method reads no published file."""
+    layouts: Sequence[Layout] = method.published_layouts() if hasattr(method, "published_layouts") else ()
+    return next((layout for layout in layouts if layout.recognise(state)), None)
+
+
+def tokenizer_of(layout: Layout, state: State, file: Path) -> Tokenizer:
+    """The vocabulary that a published checkpoint was trained with.
 
     Raises:
-        UserError: the file is of none of the layouts that the method reads, and not of the method itself.
+        Unavailable: it cannot be had. UserError: it has another number of words than the checkpoint.
     """
-    layouts: Sequence[Layout] = method.published_layouts() if hasattr(method, "published_layouts") else ()
-    for layout in layouts:
-        if layout.recognise(state):
-            return layout
-    return None
+    tokenizer = tokenizer_beside(file, layout.tokenizer)
+    words = len(state[layout.vocabulary])
+    if tokenizer.get_vocab_size() != words:
+        raise UserError(
+            f"checkpoint {file} was trained with {words} words, and the vocabulary beside it or of {layout.tokenizer} has "
+            f"{tokenizer.get_vocab_size()}; put its own tokenizer.json or vocab.txt beside it"
+        )
+    return tokenizer
 
 
 def rename(state: State, prefixes: Mapping[str, str], unneeded: Sequence[str] = ()) -> Converted:

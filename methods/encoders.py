@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import socket
 import warnings
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
-from urllib.request import getproxies
 
 import timm
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from timm.layers import resample_abs_pos_embed
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from benchmark.errors import Unavailable, UserError
+from benchmark.hub import HUB_ERRORS, check_hub
 from methods.masking import take
 
 PAPER_NAMES = {"vit": "vit_base_patch16_224", "resnet": "resnet50"}
 QUARTERS = 4  # of the depth, at which dense heads read
-HUB_ERRORS = (OSError, RuntimeError, ValueError)
 
 
 class ImageTower(nn.Module):
@@ -198,21 +193,6 @@ def local_remedy(field: str) -> str:
     """Both ways to weights, in the words of the option."""
     ways = f"give --set {field}=FILE with a local safetensors file, or run where huggingface.co can be reached"
     return ways if field != "image_weights" else f"{ways}; --set image_weights=none starts from random weights"
-
-
-def check_hub(what: str, repository: str | None, file: str, remedy: str) -> None:
-    """Raises Unavailable at once where a file is neither cached nor reachable; the hub's client tries for a minute."""
-    if repository and isinstance(try_to_load_from_cache(repository, file), str):
-        return
-    if HF_HUB_OFFLINE:
-        raise Unavailable(f"{what} are not in the local cache and HF_HUB_OFFLINE forbids the Hugging Face hub", remedy)
-    host = urlparse(ENDPOINT)
-    if getproxies():
-        return  # then a direct connection says nothing
-    try:
-        socket.create_connection((host.hostname, host.port or 443), timeout=5).close()
-    except OSError as error:
-        raise Unavailable(f"{what} are not in the local cache and {host.hostname} cannot be reached", remedy) from error
 
 
 def load_local(model: Any, path: Path, field: str) -> None:

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from benchmark import hub
 from benchmark.data.text import split_sentences, train_tokenizer
 from benchmark.errors import Unavailable, UserError
-from methods import encoders, text_encoder
+from methods import text_encoder
 from methods.encoders import ImageTower, build_image_tower, sincos_positions
 from methods.text_encoder import TextTower, sentence_starts
 
@@ -127,8 +128,8 @@ def test_missing_weights_name_both_ways() -> None:
 def test_hub_weights_offline_are_unavailable_never_random(
     encoder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(encoders, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(encoders, "try_to_load_from_cache", lambda repository, file: None)
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda repository, file: None)
     with pytest.raises(Unavailable, match=r"HF_HUB_OFFLINE.*--set image_weights=FILE.*huggingface\.co"):
         build_image_tower(encoder, "timm", 224, 3)
     with pytest.raises(Unavailable, match=r"Bio_ClinicalBERT.*text_weights=FOLDER.*huggingface\.co"):
@@ -136,10 +137,10 @@ def test_hub_weights_offline_are_unavailable_never_random(
 
 
 def test_an_unreachable_hub_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoders, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(encoders, "ENDPOINT", "http://127.0.0.1:9")  # the discard port: nothing listens
-    monkeypatch.setattr(encoders, "getproxies", dict)
-    monkeypatch.setattr(encoders, "try_to_load_from_cache", lambda repository, file: None)
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")  # the discard port: nothing listens
+    monkeypatch.setattr(hub, "getproxies", dict)
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda repository, file: None)
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1 cannot be reached"):
         build_image_tower("resnet50.a1_in1k", "timm", 224, 3)
 

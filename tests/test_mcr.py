@@ -287,8 +287,8 @@ def test_mcr_learns_pairs_from_masked_data_alone() -> None:
 
 
 def test_paper_preset_without_a_network_is_unavailable(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("methods.encoders.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("methods.encoders.try_to_load_from_cache", lambda repository, file: None)
+    monkeypatch.setattr("benchmark.hub.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("benchmark.hub.try_to_load_from_cache", lambda repository, file: None)
     config, recipe = MCR.preset("paper")
     assert recipe.batch_size == 256
     with pytest.raises(Unavailable, match="image_weights"):

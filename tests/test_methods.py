@@ -215,8 +215,8 @@ def test_imagenet_encodes_with_local_weights(model: str, tmp_path: Path) -> None
 
 
 def test_imagenet_without_weights_is_never_a_random_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("methods.encoders.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("methods.encoders.try_to_load_from_cache", lambda repository, file: None)
+    monkeypatch.setattr("benchmark.hub.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("benchmark.hub.try_to_load_from_cache", lambda repository, file: None)
     with pytest.raises(Unavailable, match="--set weights=FILE"):
         ImageNet.build(ImageNetConfig(), None)
     with pytest.raises(UserError, match="random start"):

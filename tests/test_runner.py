@@ -197,8 +197,8 @@ def test_features_that_are_not_finite_fail_and_name_a_row(command: Command, monk
 
 
 def test_unsupported_and_unavailable_cells_say_why(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("methods.encoders.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("methods.encoders.try_to_load_from_cache", lambda repository, file: None)
+    monkeypatch.setattr("benchmark.hub.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("benchmark.hub.try_to_load_from_cache", lambda repository, file: None)
     assert command.run("imagenet", "retrieval,classification", "--labels", "1", settings=()) == 1
     found = {item.spec.task: item for item in command.results()}
     assert found["retrieval"].status == "unsupported"

@@ -1,0 +1,55 @@
+"""What comes from the Hugging Face hub: asked for once, and said at once where it cannot be had."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import getproxies
+
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+from tokenizers import Tokenizer
+
+from benchmark.errors import Unavailable
+
+HUB_ERRORS = (OSError, RuntimeError, ValueError)  # what the hub's clients raise
+
+
+def check_hub(what: str, repository: str | None, file: str, remedy: str) -> None:
+    """Raises Unavailable at once where a file is neither cached nor reachable; the hub's client tries for a minute."""
+    if repository and isinstance(try_to_load_from_cache(repository, file), str):
+        return
+    if HF_HUB_OFFLINE:
+        raise Unavailable(f"{what} are not in the local cache and HF_HUB_OFFLINE forbids the Hugging Face hub", remedy)
+    host = urlparse(ENDPOINT)
+    if getproxies():
+        return  # then a direct connection says nothing
+    try:
+        socket.create_connection((host.hostname, host.port or 443), timeout=5).close()
+    except OSError as error:
+        raise Unavailable(f"{what} are not in the local cache and {host.hostname} cannot be reached", remedy) from error
+
+
+def tokenizer_beside(file: Path, hub_name: str) -> Tokenizer:
+    """The vocabulary of a published checkpoint: tokenizer.json or vocab.txt beside it, else the hub's.
+
+    A vocab.txt alone is read as BERT's lower-casing WordPiece; a tokenizer_config.json beside it may say otherwise.
+
+    Raises:
+        Unavailable: neither is there.
+    """
+    from transformers import AutoTokenizer, BertTokenizerFast
+
+    if (path := file.with_name("tokenizer.json")).is_file():
+        return Tokenizer.from_file(str(path))
+    remedy = f"put tokenizer.json or vocab.txt of {hub_name} beside {file}, or run where huggingface.co can be reached"
+    try:
+        if file.with_name("vocab.txt").is_file():
+            found: Tokenizer = BertTokenizerFast.from_pretrained(file.parent, local_files_only=True).backend_tokenizer
+            return found
+        check_hub(f"the vocabulary of checkpoint {file}", hub_name, "vocab.txt", remedy)
+        fetched: Tokenizer = AutoTokenizer.from_pretrained(hub_name).backend_tokenizer
+    except HUB_ERRORS as error:
+        raise Unavailable(f"the vocabulary of checkpoint {file} cannot be had ({type(error).__name__})", remedy) from error
+    return fetched
