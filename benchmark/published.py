@@ -79,6 +79,19 @@ def tokenizer_of(layout: Layout, state: State, file: Path) -> Tokenizer:
     return tokenizer
 
 
+def overlaps(pretraining_data: Sequence[str], dataset: str) -> bool:
+    """Whether weights were trained on a data set, by its name: "MIMIC-CXR" is in "mimic-cxr-jpg", "csv:mimic-cxr" and the like.
+
+    The name alone decides, not the split: authors did not always keep the official one.
+    """
+    found = _letters(dataset)
+    return any(_letters(name) in found for name in pretraining_data if _letters(name))
+
+
+def _letters(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
 def rename(state: State, prefixes: Mapping[str, str], unneeded: Sequence[str] = ()) -> Converted:
     """Every key under a prefix of the file gets our prefix; the longest that fits wins.
 

@@ -21,6 +21,7 @@ from benchmark.meter import Meter, count_gmacs, count_parameters
 from benchmark.plan import Cell, Entrant, RunOptions, cells, entrants, open_dataset, reference_spec, refusal
 from benchmark.prepare import prepare
 from benchmark.pretrain import Pretrained
+from benchmark.published import overlaps
 from benchmark.registry import Registry
 from benchmark.statistics import with_intervals
 from benchmark.store import Store, read_predictions
@@ -267,6 +268,9 @@ def _flags(cell: Cell, data: Dataset, predictions: Predictions) -> tuple[str, ..
         found.append("degenerate")
     if predictions.skipped:
         found.append("partial")
+    entrant = cell.entrant
+    if entrant.pretraining is None and overlaps(entrant.method.card.pretraining_data, data.name):
+        found.append("overlap")  # published weights that saw this data set, its test rows perhaps
     return tuple(found)
 
 

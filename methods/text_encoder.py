@@ -13,8 +13,8 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 
 from benchmark.data.text import split_sentences
 from benchmark.errors import Unavailable, UserError
+from benchmark.hub import check_hub
 from benchmark.types import TextBatch
-from methods.encoders import check_hub
 
 HUB_NAME = "emilyalsentzer/Bio_ClinicalBERT"
 

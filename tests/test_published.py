@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from benchmark.data.text import train_tokenizer
 from benchmark.options import override, parse_settings
-from benchmark.published import Converted, Layout, rename
+from benchmark.published import Converted, Layout, overlaps, rename
 from methods import METHODS
 from methods.base import ImageConfig, TowerConfig, Vision
 from methods.clip import CLIP
@@ -173,3 +174,24 @@ def test_renaming_prefers_the_longest_prefix_and_refuses_what_it_does_not_know()
     assert found.left_out == ("junk.x",)
     with pytest.raises(UserError, match=r"first 'zzz'"):
         rename({"zzz": one}, {"a.": "x."})
+
+
+def test_scores_on_a_set_that_the_weights_saw_are_flagged(
+    command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Published, "card", replace(CLIP.card, pretraining_data=("Toy",)))
+    assert command.run("theirs", "retrieval", "--checkpoint", str(folder / "theirs.safetensors"), settings=()) == 0
+    assert "overlap" in command.results()[0].flags
+
+
+def test_a_data_set_is_known_under_the_names_of_its_releases() -> None:
+    assert overlaps(("MIMIC-CXR",), "mimic-cxr-jpg")
+    assert overlaps(("CheXpert", "MIMIC-CXR"), "chexpert-small")
+    assert not overlaps(("CheXpert",), "phantom")
+    assert not overlaps(("",), "phantom")
+
+
+def test_cards_name_the_files_that_a_method_reads(command: Command, folder: Path) -> None:
+    assert command("list", "methods", "--cards") == 0
+    assert "theirs: CLIP" in command.output
+    assert "--checkpoint reads: Toy (them@1234567); Toy, images only" in command.output

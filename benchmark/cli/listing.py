@@ -7,6 +7,7 @@ from pathlib import Path
 
 EXAMPLES = """examples:
   python -m benchmark list methods
+  python -m benchmark list methods --cards                  paper, license, pretraining data, published files of each
   python -m benchmark list protocols
   python -m benchmark list datasets --show phantom          draws images with masks, boxes and reports to a PNG
   python -m benchmark list datasets --show csv:my-folder --file sheet.png
@@ -17,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `list`."""
     parser.add_argument("what", choices=("methods", "tasks", "datasets", "protocols"))
     parser.add_argument("--show", default="", metavar="DATASET", help="with datasets: draw a contact sheet of this one")
+    parser.add_argument("--cards", action="store_true", help="with methods: what each says of itself")
     parser.add_argument("--file", type=Path, default=None, help="where the contact sheet goes (default: DATASET.png)")
     parser.add_argument("--preset", default="quick", choices=("quick", "small", "paper"))
     parser.add_argument("--data-root", type=Path, default=None)
@@ -28,6 +30,9 @@ def main(arguments: argparse.Namespace) -> int:
 
     if arguments.show:
         return _show(arguments)
+    if arguments.cards:
+        print("\n\n".join(_cards()))
+        return 0
     headers, rows = {"methods": _methods, "tasks": _tasks, "datasets": _datasets, "protocols": _protocols}[arguments.what](
         arguments.preset
     )
@@ -49,6 +54,25 @@ def _methods(preset: str) -> tuple[list[str], list[list[str]]]:
             [name, card.title, str(card.year or ""), ", ".join(sorted(capabilities(method))), steps, METHODS.origin(name)]
         )
     return ["name", "title", "year", "capabilities", f"steps x batch ({preset})", "where"], rows
+
+
+def _cards() -> list[str]:
+    from methods import METHODS
+
+    found = []
+    for name in METHODS:
+        method = METHODS.load(name)
+        card = method.card
+        layouts = method.published_layouts() if hasattr(method, "published_layouts") else ()
+        facts = {
+            "paper": card.paper, "license of its weights": card.license,
+            "its weights were trained on": ", ".join(card.pretraining_data),
+            "its numbers were published under": card.protocol,
+            "--checkpoint reads": "; ".join(layout.title for layout in layouts),
+        }  # fmt: skip
+        lines = [f"{name}: {card.title}{f' ({card.year})' if card.year else ''}"]
+        found.append("\n".join([*lines, *(f"  {fact}: {value}" for fact, value in facts.items() if value)]))
+    return found
 
 
 def _tasks(preset: str) -> tuple[list[str], list[list[str]]]:
