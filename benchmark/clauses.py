@@ -1,4 +1,4 @@
-"""The clauses of the contract that need a method built: features, tokens, maps, losses; see `benchmark.contract`.
+"""The clauses of the contract on what a method encodes: features, tokens, maps; see `benchmark.contract`.
 
 Each takes the subject, raises Broken with what is wrong, and returns what was seen.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmark import repro
 from benchmark.errors import UserError
-from benchmark.types import Batch, Features, Step, TextBatch, capabilities
+from benchmark.types import Features, Recipe, TextBatch, capabilities
 
 TOLERANCE = 1e-4  # of a feature, between one batch and another
 REPORTS = (
@@ -23,7 +23,8 @@ REPORTS = (
     "No focal consolidation, no pneumothorax. Heart size is normal and both lungs are clear.",
     "Right lower lobe opacity is new.",
 )
-CLASSES = 3
+SIXTY = " ".join(f"Rib {number} is intact." for number in range(1, 61))  # as many sentences, more than most limits take
+TEXTS = (*REPORTS, "  \n ", "... ;", SIXTY)
 # what a method may raise by mistake; not Exception, which a memory error is too
 MISTAKES = (
     RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError, AssertionError, ArithmeticError,
@@ -42,6 +43,12 @@ class Subject:
 
     def __init__(self, method_class: Any, preset: str, tokenizer: Tokenizer, config: Any) -> None:
         self.method_class, self.preset, self.tokenizer, self.config = method_class, preset, tokenizer, config
+
+    @property
+    def recipe(self) -> Recipe:
+        """The preset's."""
+        recipe: Recipe = self.method_class.preset(self.preset)[1]
+        return recipe
 
     def built(self, seed: int) -> Any:
         """A new one in evaluation mode, its weights drawn from the seed."""
@@ -139,7 +146,7 @@ def images_alone(subject: Subject) -> str:
 
 def texts_alone(subject: Subject) -> str:
     """Features of a text do not depend on the texts beside it, nor on the padding they bring."""
-    return _alone(lambda rows: subject.encode_texts([REPORTS[row] for row in rows]).pooled, len(REPORTS))
+    return _alone(lambda rows: subject.encode_texts([TEXTS[row] for row in rows]).pooled, len(TEXTS))
 
 
 def _alone(encode: Callable[[list[int]], Tensor], n: int) -> str:
@@ -165,23 +172,23 @@ def similarity(subject: Subject) -> str:
 
 def tokens(subject: Subject) -> str:
     """Shapes and types of a TextBatch, of an empty text too."""
-    found = subject.method.prepare_text(list(REPORTS))
+    found = subject.method.prepare_text(list(TEXTS))
     if not isinstance(found, TextBatch):
         raise Broken("prepare_text must give a benchmark.types.TextBatch")
     shape = tuple(found.ids.shape)
-    require(len(shape) == 2 and shape[0] == len(REPORTS), f"ids are {shape}, expected ({len(REPORTS)}, T)")
+    require(len(shape) == 2 and shape[0] == len(TEXTS), f"ids are {shape}, expected ({len(TEXTS)}, T)")
     kinds = {"ids": torch.int64, "mask": torch.bool, "special": torch.bool, "sentences": torch.int64, "words": torch.int64}
     for name, kind in kinds.items():
         item = getattr(found, name)
         good = tuple(item.shape) == shape and item.dtype == kind
         require(good, f"{name} must be {shape} {kind}, not {tuple(item.shape)} {item.dtype}")
     require(bool(found.mask.any(dim=1).all()), "an empty text needs at least one real token; mask is all False")
-    return f"{shape[1]} tokens for the longest of {len(REPORTS)} reports"
+    return f"{shape[1]} tokens for the longest of {len(TEXTS)} reports"
 
 
 def text_features(subject: Subject) -> str:
-    """As image_features, of an empty text too."""
-    return _check_features(subject.encode_texts(REPORTS), len(REPORTS), "encode_text") + ", of an empty text too"
+    """As image_features, of an empty text, of punctuation and of 60 sentences too."""
+    return _check_features(subject.encode_texts(TEXTS), len(TEXTS), "encode_text") + ", of an empty text too"
 
 
 def long_text(subject: Subject) -> str:
@@ -194,8 +201,9 @@ def long_text(subject: Subject) -> str:
         found.truncated == int(lost),
         f"{n} tokens are left of {words} words, and truncated says {found.truncated}, not {int(lost)}",
     )
-    with torch.inference_mode():
-        _check_features(subject.method.encode_text(found), 2, "encode_text of a long text")
+    if "text" in capabilities(subject.method):
+        with torch.inference_mode():
+            _check_features(subject.method.encode_text(found), 2, "encode_text of a long text")
     return f"cut to {n} tokens and counted" if lost else f"{n} tokens, not cut"
 
 
@@ -231,50 +239,3 @@ def other_sizes(subject: Subject) -> str:
         return f"not supported; {size} x {size} only"
     _check_maps(subject, subject.images(1, height, width))
     return f"{height} x {width} too"
-
-
-def _terms(subject: Subject, backward: bool) -> list[dict[str, float]]:
-    """The terms of a step by pass. Restores the mode, and leaves gradients where backward was asked for."""
-    texts = ("Heart size is normal.", *REPORTS[2:], "Mild edema.")
-    names = tuple(f"row {index}" for index in range(len(texts)))
-    labels = torch.tensor([[0.0, 1.0, float("nan")]]).expand(len(texts), CLASSES)
-    batch = Batch(names, names, subject.images(len(texts)), texts, {"labels": labels})
-    found = []
-    subject.method.train()
-    try:
-        with repro.seeded("contract step"):
-            for terms in subject.method.loss(batch, Step(0, 0, 10)):
-                require("total" in terms, f"loss yields {', '.join(terms) or 'nothing'}; one term must be named total")
-                odd = [name for name, item in terms.items() if item.ndim or not bool(torch.isfinite(item))]
-                require(not odd, f"{', '.join(odd)} of the loss is not one finite number")
-                if backward:
-                    terms["total"].backward()
-                found.append({name: float(item.detach()) for name, item in terms.items()})
-    finally:
-        subject.method.eval()
-    require(bool(found), "loss yields nothing; yield a mapping with total")
-    return found
-
-
-def loss(subject: Subject) -> str:
-    """Finite scalars with a total, the same from the same seed."""
-    found = _terms(subject, False)
-    same = found == _terms(subject, False)
-    require(same, "the loss differs between two steps with the same seed; draw from the global torch generator only")
-    return "; ".join(", ".join(f"{name} {value:.3f}" for name, value in terms.items()) for terms in found)
-
-
-def gradients(subject: Subject) -> str:
-    """Every parameter that requires one gets a finite gradient."""
-    trained = {name: item for name, item in subject.method.named_parameters() if item.requires_grad}
-    require(bool(trained), "no parameter requires a gradient")
-    subject.method.zero_grad(set_to_none=True)
-    _terms(subject, True)
-    missed = [name for name, item in trained.items() if item.grad is None]
-    bad = [name for name, item in trained.items() if item.grad is not None and not bool(torch.isfinite(item.grad).all())]
-    subject.method.zero_grad(set_to_none=True)
-    require(
-        not missed, f"no gradient reaches {len(missed)} parameters, first {first(missed)}; use them, or freeze them in build"
-    )
-    require(not bad, f"the gradient of {len(bad)} parameters is not finite, first {first(bad)}")
-    return f"reach all {len(trained)} trained tensors"

@@ -11,11 +11,11 @@ from safetensors.torch import load, save
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from benchmark import clauses, weights
+from benchmark import clauses, training_clauses, weights
 from benchmark.clauses import MISTAKES, REPORTS, Broken, Clause, Subject, first, require
 from benchmark.data.text import train_tokenizer
 from benchmark.errors import Unavailable, UserError
-from benchmark.types import InputSpec, MethodCard, Recipe, capabilities, reads_reports
+from benchmark.types import CAPABILITIES, InputSpec, MethodCard, Recipe, capabilities, reads_reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +58,19 @@ def _clauses(subject: Subject) -> list[tuple[str, Clause]]:
         ("images do not touch each other", clauses.images_alone),
         ("similarity", clauses.similarity),
     ]
+    reads = reads_reports(subject.method)
+    if reads:
+        chosen.append(("tokens", clauses.tokens))
     if "text" in has:
-        chosen += [
-            ("tokens", clauses.tokens),
-            ("text features", clauses.text_features),
-            ("texts do not touch each other", clauses.texts_alone),
-        ]
-        chosen += [("long text", clauses.long_text)]
+        chosen += [("text features", clauses.text_features), ("texts do not touch each other", clauses.texts_alone)]
+    if reads:
+        chosen.append(("long text", clauses.long_text))
     if "dense" in has:
         chosen += [("feature maps", clauses.maps), ("feature maps at other sizes", clauses.other_sizes)]
     if "trainable" in has:
-        chosen += [("loss", clauses.loss), ("gradients", clauses.gradients)]
+        chosen += [("loss", training_clauses.loss), ("gradients", training_clauses.gradients)]
+        if reads:
+            chosen.append(("awkward reports", training_clauses.awkward_reports))
     return [*chosen, ("weights in a file", _weights)]
 
 
@@ -123,12 +125,21 @@ def _build(subject: Subject) -> str:
     other = [name for name, value in state.items() if name not in again or not torch.equal(value, again[name])]
     require(not other, f"two builds from the same seed differ, first {first(other)}; draw from the global torch generator only")
     has = capabilities(subject.method)
-    require("text" not in has or hasattr(subject.method, "prepare_text"), "encode_text needs prepare_text beside it")
+    _require_members(subject.method, has)
+    steps = subject.recipe.steps
+    require("trainable" in has or not steps, f"the recipe has {steps} steps, and there is no loss; write one, or set steps=0")
     require(not reads_reports(subject.method) or isinstance(getattr(subject.method, "tokenizer", None), Tokenizer),
              "a method that reads text keeps its tokenizer in `tokenizer`, which is saved beside its weights")  # fmt: skip
-    require("dense" not in has or hasattr(subject.method, "feature_info"), "feature_maps needs feature_info beside it")
     count = sum(parameter.numel() for parameter in subject.method.parameters())
     return f"{count:,} parameters; capabilities: {', '.join(sorted(has)) or 'images only'}"
+
+
+def _require_members(method: Any, has: frozenset[str]) -> None:
+    """Raises Broken where a capability is declared by a member that cannot be called or lacks the one beside it."""
+    odd = [CAPABILITIES[name] for name in sorted(has) if not callable(getattr(method, CAPABILITIES[name]))]
+    require(not odd, f"{', '.join(odd)} cannot be called; a method without the capability has no such member at all")
+    require("text" not in has or hasattr(method, "prepare_text"), "encode_text needs prepare_text beside it")
+    require("dense" not in has or hasattr(method, "feature_info"), "feature_maps needs feature_info beside it")
 
 
 def _input(subject: Subject) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 from urllib.parse import urlparse
@@ -11,7 +12,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from tokenizers import Tokenizer
 
-from benchmark.errors import Unavailable
+from benchmark.errors import Unavailable, UserError
 
 HUB_ERRORS = (OSError, RuntimeError, ValueError)  # what the hub's clients raise
 
@@ -31,6 +32,19 @@ def check_hub(what: str, repository: str | None, file: str, remedy: str) -> None
         raise Unavailable(f"{what} are not in the local cache and {host.hostname} cannot be reached", remedy) from error
 
 
+def read_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer.json. Raises UserError where it is cut short or something else."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        vocabulary = json.loads(text)["model"]["vocab"]
+        if not vocabulary:
+            raise ValueError("no words")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged or no tokenizer; copy it again from beside the checkpoint it belongs to") from error
+    found: Tokenizer = Tokenizer.from_str(text)
+    return found
+
+
 def tokenizer_beside(file: Path, hub_name: str) -> Tokenizer:
     """The vocabulary of a published checkpoint: tokenizer.json or vocab.txt beside it, else the hub's.
 
@@ -42,7 +56,7 @@ def tokenizer_beside(file: Path, hub_name: str) -> Tokenizer:
     from transformers import AutoTokenizer, BertTokenizerFast
 
     if (path := file.with_name("tokenizer.json")).is_file():
-        return Tokenizer.from_file(str(path))
+        return read_tokenizer(path)
     remedy = f"put tokenizer.json or vocab.txt of {hub_name} beside {file}, or run where huggingface.co can be reached"
     try:
         if file.with_name("vocab.txt").is_file():

@@ -15,6 +15,7 @@ from benchmark.context import Context
 from benchmark.data.dataset import Dataset
 from benchmark.data.text import REPORT, train_tokenizer
 from benchmark.errors import Unsupported, UserError
+from benchmark.hub import read_tokenizer
 from benchmark.plan import Entrant, checkpoint_file
 from benchmark.pretrain import Pretrained, pretrain, read_pretrained, training_rows
 from benchmark.store import Store
@@ -37,6 +38,8 @@ def prepare(
     stored = _stored_folder(entrant, folder)
     state = weights.load(checkpoint_file(entrant.checkpoint)) if entrant.checkpoint is not None else {}
     tokenizer = _tokenizer(data, entrant, stored, state) if reads_reports(entrant.method) else None
+    if tokenizer is not None and stored is not None and entrant.layout is None:
+        _require_words(tokenizer, state, stored / "tokenizer.json")
     with repro.seeded(entrant.seed, "init"):
         method = entrant.method.build(_without_downloads(entrant.config) if stored else entrant.config, tokenizer)
     record, notes = None, dict[str, Scalar]()
@@ -76,11 +79,20 @@ def _tokenizer(data: Dataset, entrant: Entrant, stored: Path | None, state: Mapp
         layout, file = entrant.layout, checkpoint_file(entrant.checkpoint)
         return published.tokenizer_of(layout, state, file) if layout.vocabulary else None
     if stored is not None and (stored / "tokenizer.json").is_file():
-        return Tokenizer.from_file(str(stored / "tokenizer.json"))
+        return read_tokenizer(stored / "tokenizer.json")
     texts = data.texts(training_rows(data, with_text=True), REPORT)
     if not texts:
         raise Unsupported(f"{entrant.name} reads text, and {data.name} has no training reports to learn a vocabulary from")
     return train_tokenizer(texts)
+
+
+def _require_words(tokenizer: Tokenizer, state: Mapping[str, Tensor], file: Path) -> None:
+    """Raises UserError where a vocabulary has another number of words than the weights, or lacks BERT's special ones."""
+    words = [len(item) for name, item in state.items() if name.endswith("embeddings.word_embeddings.weight")]
+    lacking = [name for name in ("[PAD]", "[SEP]", "[MASK]") if tokenizer.token_to_id(name) is None]
+    if words and file.is_file() and (lacking or words[0] != tokenizer.get_vocab_size()):
+        reason = f"has no {lacking[0]}" if lacking else f"has {tokenizer.get_vocab_size()} words, the weights {words[0]}"
+        raise UserError(f"{file} is not the vocabulary of the weights beside it: it {reason}; copy both from one folder")
 
 
 def _require_vocabulary(method: Any, tokenizer: Tokenizer, file: Path) -> None:

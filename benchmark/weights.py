@@ -77,7 +77,7 @@ def _weights_only(path: Path) -> dict[str, Tensor]:
     except DAMAGED as error:
         raise UserError(
             f"checkpoint {path} cannot be read without running code that it carries, or is damaged; "
-            "convert it to safetensors in a place you trust"
+            "turn it into safetensors, without running any of it, by `python -m benchmark convert OLD NEW.safetensors`"
         ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
@@ -120,6 +120,11 @@ def apply(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
             raise UserError(
                 f"{where} does not fit: {name!r} has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}; "
                 "it belongs to another configuration (see --set)"
+            )
+        if (tensor.is_floating_point(), tensor.is_complex()) != (state[name].is_floating_point(), state[name].is_complex()):
+            raise UserError(
+                f"{where} does not fit: {name!r} holds {str(state[name].dtype)[6:]}, expected {str(tensor.dtype)[6:]}; "
+                "it was quantized or changed, give the original"
             )
     module.load_state_dict(dict(state))
 

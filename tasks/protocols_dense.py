@@ -4,6 +4,32 @@ from __future__ import annotations
 
 from benchmark.types import Protocol
 
+
+def _linear(
+    name: str, steps: int, train_rows: int | None, evaluations: int, reference_size: int, fractions: tuple[float, ...] = (1.0,)
+) -> Protocol:
+    """The linear evaluation of segmentation at one size."""
+    return Protocol(
+        name=name,
+        version=1,
+        task="segmentation",
+        primary="dice_empty1",
+        fractions=fractions,
+        settings=(
+            ("batch_size", 16),
+            ("clip_norm", 1.0),
+            ("evaluations", evaluations),
+            ("head", "linear"),
+            ("learning_rate", 1e-2),
+            ("reference_size", reference_size),
+            ("steps", steps),
+            ("train_rows", train_rows),
+            ("weight_decay", 0.01),
+        ),
+        summary="a linear map from positions of the frozen encoder to masks, resampled to the image: what the features know",
+    )
+
+
 SEGMENTATION: dict[str, tuple[Protocol, ...]] = {
     "quick": (
         Protocol(
@@ -26,6 +52,7 @@ SEGMENTATION: dict[str, tuple[Protocol, ...]] = {
             ),
             summary="small U-Net decoder on the frozen encoder; Dice per image in original pixels, empty and empty = 1",
         ),
+        _linear("linear-masks-quick", 200, 400, 0, 64),
     ),
     "small": (
         Protocol(
@@ -48,6 +75,7 @@ SEGMENTATION: dict[str, tuple[Protocol, ...]] = {
             ),
             summary="U-Net decoder of reduced width on the frozen encoder; the best of five evaluations on val",
         ),
+        _linear("linear-masks-small", 1000, None, 5, 128),
     ),
     "paper": (
         Protocol(
@@ -71,6 +99,7 @@ SEGMENTATION: dict[str, tuple[Protocol, ...]] = {
             ),
             summary="U-Net decoder (256, 128, 64, 32, 16) on the frozen encoder at 1, 10 and 100 % of the patients",
         ),
+        _linear("linear-masks", 10000, None, 10, 224, (0.01, 0.1, 1.0)),
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Segmentation: a U-Net decoder on the maps of the frozen encoder, scored per image in original pixels."""
+"""Segmentation: a U-Net decoder or a linear map on the frozen encoder, scored per image in original pixels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark import metrics
 from benchmark.data.geometry import IGNORE, Geometry
@@ -23,7 +23,6 @@ from tasks.protocols_dense import SEGMENTATION
 if TYPE_CHECKING:
     from benchmark.context import Context
     from benchmark.data.dataset import Dataset
-    from tasks.heads.unet import UnetHead
 
 INTERSECTION, PREDICTED, TARGET, VALID = range(4)  # the columns of "counts"
 Masks = Mapping[str, NDArray[np.uint8]]
@@ -115,20 +114,15 @@ class Segmentation:
     @staticmethod
     def _fit(
         method: Any, data: Dataset, protocol: Protocol, train: tuple[Sequence[Record], Tensor], context: Context
-    ) -> UnetHead:
-        from tasks.heads.unet import UnetHead, mask_losses
+    ) -> nn.Module:
+        from tasks.heads.unet import mask_losses
 
         records, targets = train
         spec: InputSpec = method.input
         maps = FrozenMaps(method, data, records, context)
         schedule = Schedule.of(protocol)
-        settings = (
-            numbers(protocol, "pyramid_strides"),
-            protocol.setting("pyramid_width"),
-            numbers(protocol, "decoder_channels"),
-        )
         with seeded("unet head", context.eval_seed):
-            head = UnetHead(maps.info, *settings, len(data.source.mask_names))
+            head = _head(protocol, maps.info, len(data.source.mask_names))
 
         def loss(rows: Sequence[int]) -> dict[str, Tensor]:
             logits = head(maps.batch(rows), (spec.size, spec.size))
@@ -141,6 +135,17 @@ class Segmentation:
             context.notes["val_score"] = best
         context.notes["head_params"] = sum(item.numel() for item in head.parameters())
         return head
+
+
+def _head(protocol: Protocol, info: tuple[tuple[int, int], ...], masks: int) -> nn.Module:
+    """The head that a protocol's settings state: "linear", or a U-Net where they name none."""
+    from tasks.heads.linear import LinearHead
+    from tasks.heads.unet import UnetHead
+
+    if dict(protocol.settings).get("head") == "linear":
+        return LinearHead(info, masks)
+    strides, channels = (numbers(protocol, name) for name in ("pyramid_strides", "decoder_channels"))
+    return UnetHead(info, strides, protocol.setting("pyramid_width"), channels, masks)
 
 
 def image_scores(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -207,7 +212,7 @@ def _canvases(records: Sequence[Record], spec: InputSpec, data: Dataset, context
     return tuple(kept), torch.from_numpy(np.stack(canvases)) if canvases else torch.empty(0, dtype=torch.uint8)
 
 
-def _evaluator(head: UnetHead, protocol: Protocol, where: tuple[Any, Dataset, Context]) -> Callable[[], float] | None:
+def _evaluator(head: nn.Module, protocol: Protocol, where: tuple[Any, Dataset, Context]) -> Callable[[], float] | None:
     """The primary metric on val, on the canvas; None where val has no masks."""
     method, data, context = where
     records, targets = _canvases(_rows(data, "val", protocol), method.input, data, context)
@@ -233,7 +238,7 @@ def _evaluator(head: UnetHead, protocol: Protocol, where: tuple[Any, Dataset, Co
 
 @torch.no_grad()
 def _predict(
-    head: UnetHead,
+    head: nn.Module,
     maps: Maps,
     records: Sequence[Record],
     skipped: tuple[tuple[str, str], ...],

@@ -10,9 +10,11 @@ COMMANDS = {
     "pretrain": "pretrain",
     "report": "report",
     "compare": "compare",
+    "leaderboard": "leaderboard",
     "efficiency": "efficiency",
     "list": "listing",
     "check-method": "check_method",
+    "convert": "convert",
     "doctor": "doctor",
 }
 
