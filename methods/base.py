@@ -57,7 +57,7 @@ class ImageConfig:
 class TowerConfig(ImageConfig):
     """Both towers and the common space."""
 
-    text_weights: str = "none"  # "none": drawn at random; "hub": Bio_ClinicalBERT; else a local folder in its layout
+    text_weights: str = "none"  # drawn at random; "hub": Bio_ClinicalBERT; OWNER/NAME there; a local folder in its layout
     text_width: int = 128
     text_layers: int = 2
     text_heads: int = 4

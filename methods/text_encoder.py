@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BertConfig, BertModel
+from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel
 
 from benchmark.data.text import split_sentences
 from benchmark.errors import Unavailable, UserError
@@ -17,6 +18,7 @@ from benchmark.hub import check_hub
 from benchmark.types import TextBatch
 
 HUB_NAME = "emilyalsentzer/Bio_ClinicalBERT"
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 class TextTower(nn.Module):
@@ -26,7 +28,8 @@ class TextTower(nn.Module):
         shape: width, layers and heads; the inner width is four times the width.
         max_tokens: of a text, special ones included.
         dropout: while training.
-        weights: "none", "hub" (Bio_ClinicalBERT) or a local folder in the hub's layout; the last two bring a vocabulary.
+        weights: "none", "hub" (Bio_ClinicalBERT), OWNER/NAME there, or a local folder in its layout; all but "none" bring a
+            vocabulary.
         tokenizer: the vocabulary otherwise.
         embeddings: numbers of positions and of segment types, without weights; None: max_tokens and one.
 
@@ -63,7 +66,8 @@ class TextTower(nn.Module):
             loaded_config = self.bert.config
             found = (loaded_config.hidden_size, loaded_config.num_hidden_layers, loaded_config.num_attention_heads)
             if found != shape:
-                raise UserError(f"text_weights={weights!r} has width, layers, heads {found}; the configuration says {shape}")
+                asked = " ".join(f"--set text_{part}={value}" for part, value in zip(("width", "layers", "heads"), found))
+                raise UserError(f"text_weights={weights!r} has width, layers, heads {found}; add {asked}")
             own = (loaded_config.max_position_embeddings, loaded_config.type_vocab_size)
             if embeddings is not None and embeddings != own:
                 raise UserError(
@@ -155,18 +159,29 @@ def soften_positions(bert: Any) -> None:
 
 
 def load_bert(weights: str, dropout: float) -> tuple[Any, Tokenizer]:
-    """BERT and its vocabulary from the hub or a local folder. Raises Unavailable."""
-    name, local = (HUB_NAME, False) if weights == "hub" else (weights, True)
+    """A BERT and its vocabulary from the hub or a local folder.
+
+    Args:
+        weights: "hub" (Bio_ClinicalBERT), a folder, or OWNER/NAME on the hub.
+
+    Raises:
+        Unavailable: they cannot be had. UserError: another kind of model than BERT.
+    """
+    named = REPOSITORY.fullmatch(weights) and not Path(weights).exists()
+    name, local = (HUB_NAME, False) if weights == "hub" else (weights, not named)
     remedy = (
         "give text_weights=FOLDER with config.json, model.safetensors and vocab.txt or tokenizer.json, or text_weights=hub "
-        "where huggingface.co can be reached; text_weights=none starts from random weights"
+        "or OWNER/NAME where huggingface.co can be reached; text_weights=none starts from random weights"
     )
     if local and not Path(name).is_dir():
         raise Unavailable(f"text weights folder {name!r} is not there", remedy)
     if not local:
-        check_hub(f"text weights {name!r}", name, "pytorch_model.bin", remedy)
+        check_hub(f"text weights {name!r}", name, "config.json", remedy)
     options: dict[str, Any] = {"local_files_only": local}
     try:
+        kind = AutoConfig.from_pretrained(name, **options).model_type
+        if kind != "bert":
+            raise UserError(f"text_weights={weights!r} is a {kind} model, and the text tower is a BERT; give one of that kind")
         tokenizer = AutoTokenizer.from_pretrained(name, **options).backend_tokenizer
         model = BertModel.from_pretrained(
             name, add_pooling_layer=False, attn_implementation="sdpa", hidden_dropout_prob=dropout,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
+from transformers import RobertaConfig
 
 from benchmark import hub
 from benchmark.data.text import split_sentences, train_tokenizer
@@ -224,6 +225,20 @@ def test_local_text_weights_bring_their_vocabulary(tokenizer: Tokenizer, tmp_pat
         TextTower((32, 1, 2), 40, 0.0, str(tmp_path), other)
     with pytest.raises(UserError, match="max_tokens"):
         TextTower((16, 1, 2), 41, 0.0, str(tmp_path), other)
+
+
+def test_text_weights_of_another_kind_of_model_are_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    config = RobertaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is a roberta model"):
+        text_tower(tokenizer, weights=str(tmp_path))
+
+
+def test_text_weights_by_name_are_the_hubs(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda repository, file: None)
+    with pytest.raises(Unavailable, match="'microsoft/some-bert' are not in the local cache"):
+        text_tower(tokenizer, weights="microsoft/some-bert")
 
 
 def test_missing_text_weights_and_tokenizers_are_told(tokenizer: Tokenizer) -> None:
