@@ -19,6 +19,7 @@ from benchmark.data.text import SPECIAL
 from benchmark.data.transform import to_input
 from benchmark.meter import MIB, Meter, count_gmacs, count_parameters
 from benchmark.pretrain import optimizer_of
+from benchmark.schedule import stages
 from benchmark.types import Batch, Recipe, Scalar, Step
 
 
@@ -95,7 +96,7 @@ def measure(  # noqa: PLR0913  (the coordinates of a measurement)
         method = method_class.build(config, word_tokenizer(vocabulary)).to(device).train()
     optimizer = optimizer_of(method, recipe)
     batch = generated_batch(method, recipe.batch_size, tokens, vocabulary, device)
-    gmacs = count_gmacs(lambda: list(method.loss(batch, Step(0, 0, 1)))) / recipe.batch_size
+    gmacs = count_gmacs(lambda: list(method.loss(batch, _late(recipe, 0)))) / recipe.batch_size
     meter = Meter(device)
     for index in range(warm_up):
         _step(method, optimizer, batch, index, recipe)
@@ -129,10 +130,15 @@ def measure(  # noqa: PLR0913  (the coordinates of a measurement)
     )
 
 
+def _late(recipe: Recipe, index: int) -> Step:
+    """A step of the last stage, where a method in stages does all that it does, and after epochs in which something rests."""
+    return Step(index, 1, max(1, recipe.steps), stages(recipe)[-1].number)
+
+
 def _step(method: Any, optimizer: torch.optim.Optimizer, batch: Batch, index: int, recipe: Recipe) -> None:
     precision = recipe.precision
     dtype = DTYPES[precision]
-    passes = iter(method.loss(batch, Step(index, 0, 1)))
+    passes = iter(method.loss(batch, _late(recipe, index)))
     optimizer.zero_grad(set_to_none=True)
     while True:
         with torch.autocast(batch.images.device.type, dtype=dtype, enabled=precision != "fp32"):

@@ -50,3 +50,10 @@ def test_methods_that_are_not_trained_are_named(capsys: pytest.CaptureFixture[st
     assert main(["efficiency", "--method", "random"]) == 0
     assert "random is not trained" in capsys.readouterr().out
     assert plain(Recipe())["steps"] == 0
+
+
+def test_a_method_in_stages_is_measured_in_its_last() -> None:
+    from benchmark.efficiency import _late
+
+    assert _late(Recipe(steps=12, stages="20:1,30:1,100:0.5"), 0).stage == 3
+    assert _late(Recipe(), 0).stage == 1
