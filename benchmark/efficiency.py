@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
 from benchmark import repro
@@ -61,20 +61,27 @@ def word_tokenizer(vocabulary: int) -> Tokenizer:
     """A tokenizer of the given size whose words are w5, w6, ...: the cost of a vocabulary without a text."""
     ids = {word: index for index, word in enumerate([*SPECIAL, *(f"w{index}" for index in range(len(SPECIAL), vocabulary))])}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))  # noqa: S106
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(".", "")])
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
     return tokenizer
 
 
 def generated_batch(method: Any, size: int, tokens: int, vocabulary: int, device: torch.device) -> Batch:
-    """A batch of noise images and random words, each report `tokens` long with its special tokens."""
+    """A batch of noise images, reports `tokens` long in sentences of eight words, as reports have them, and random labels."""
     generator = np.random.default_rng(0)
     side = method.input.size
     pixels = torch.from_numpy(generator.integers(0, 256, (size, 1, side, side), dtype=np.uint8)).to(device)
     words = generator.integers(len(SPECIAL), vocabulary, (size, tokens - 2))
     uids = tuple(f"generated-{row}" for row in range(size))
-    texts = tuple(" ".join(f"w{word}" for word in row) for row in words)
-    return Batch(uids=uids, patients=uids, images=to_input(pixels, method.input), texts=texts)
+    texts = tuple(" ".join(_word(place, word) for place, word in enumerate(row)) for row in words)
+    labels = torch.from_numpy(generator.integers(0, 2, (size, LABELS)).astype(np.float32)).to(device)
+    return Batch(uids=uids, patients=uids, images=to_input(pixels, method.input), texts=texts, targets={"labels": labels})
+
+
+def _word(place: int, word: int) -> str:
+    """A word at its place in a report: a sentence begins with a capital and ends with a period, each one token all the same."""
+    return f"W{word}" if place % SENTENCE == 0 else f"w{word}." if place % SENTENCE == SENTENCE - 1 else f"w{word}"
 
 
 def measure(  # noqa: PLR0913  (the coordinates of a measurement)
@@ -147,7 +154,7 @@ def _step(method: Any, optimizer: torch.optim.Optimizer, batch: Batch, index: in
             break
         torch.autograd.backward(terms["total"])
         del terms
-    torch.nn.utils.clip_grad_norm_(method.parameters(), recipe.clip_norm)
+    torch.nn.utils.clip_grad_norm_(method.parameters(), recipe.clip_norm or float("inf"))
     optimizer.step()
 
 
@@ -159,6 +166,8 @@ def _static_mib(method: Any, optimizer: torch.optim.Optimizer) -> float:
     return float(sum(item.numel() * item.element_size() for item in held)) / MIB
 
 
+SENTENCE = 8  # words
+LABELS = 14  # classes, as CheXpert has
 CORNERS: tuple[dict[str, str], ...] = (
     {"stream": "single", "alignment": "mba"},
     {"stream": "single", "alignment": "abm"},

@@ -57,12 +57,14 @@ def tokenizer_beside(file: Path, hub_name: str) -> Tokenizer:
 
     if (path := file.with_name("tokenizer.json")).is_file():
         return read_tokenizer(path)
-    remedy = f"put tokenizer.json or vocab.txt of {hub_name} beside {file}, or run where huggingface.co can be reached"
+    remedy = (
+        f"put tokenizer.json (or a BERT's vocab.txt) of {hub_name} beside {file}, or run where huggingface.co can be reached"
+    )
     try:
         if file.with_name("vocab.txt").is_file():
             found: Tokenizer = BertTokenizerFast.from_pretrained(file.parent, local_files_only=True).backend_tokenizer
             return found
-        check_hub(f"the vocabulary of checkpoint {file}", hub_name, "vocab.txt", remedy)
+        check_hub(f"the vocabulary of checkpoint {file}", hub_name, "config.json", remedy)
         fetched: Tokenizer = AutoTokenizer.from_pretrained(hub_name).backend_tokenizer
     except HUB_ERRORS as error:
         raise Unavailable(f"the vocabulary of checkpoint {file} cannot be had ({type(error).__name__})", remedy) from error

@@ -159,7 +159,7 @@ def _entrant(
         )
         source = spec.key
     else:
-        source = _weight_files(config) or "seed"
+        source = _weight_files(config) or _fetched(config) or "seed"
     return Entrant(
         method=method, config=config, recipe=recipe, weights=source, pretraining=spec, checkpoint=options.checkpoint, **naming
     )
@@ -172,6 +172,15 @@ def _weight_files(config: Any) -> str:
     files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path]) if file.is_file()]
     found = [weights.file_sha256(file)[:32] for file in files]
     return f"file:{'+'.join(found)}" if found else ""
+
+
+def _fetched(config: Any) -> str:
+    """Names of weights that come from elsewhere, "" where all are drawn."""
+    values = {item.name: getattr(config, item.name) for item in fields(config) if item.name.endswith("weights")}
+    named = [
+        f"{name}={value}" for name, value in sorted(values.items()) if isinstance(value, str) and value not in ("", "none")
+    ]
+    return f"hub:{','.join(named)}" if named else ""
 
 
 def checkpoint_file(path: Path) -> Path:
@@ -242,18 +251,14 @@ def of_checkpoint(method: Any, checkpoint: Path, name: str, config: Any, preset:
     Raises:
         UserError: the file cannot be read, or the record beside it is of another method.
     """
-    file = checkpoint_file(checkpoint)
-    if file.with_name("config.json").is_file() or not hasattr(method, "published_layouts"):
-        return method, None, stored_config(checkpoint, name, config)
-    state = weights.load(file)
+    state = weights.load(checkpoint_file(checkpoint)) if hasattr(method, "published_layouts") else {}
     layout = layout_of(method, state)
     if layout is None:
-        return method, None, config
+        return method, None, stored_config(checkpoint, name, config)
     if layout.target is not None:
         method = layout.target()
         config, _ = method.preset(preset)
-    drawn = {item.name: "none" for item in fields(config) if item.name in ("image_weights", "text_weights")}
-    return method, layout, replace(config, **{**drawn, **layout.configure(state)})
+    return method, layout, type(config)(**layout.configure(state))  # not the preset's sizes, which the file decides
 
 
 def stored_config(checkpoint: Path, name: str, config: Any) -> Any:

@@ -57,6 +57,7 @@ def prepare(
     notes["weights_sha256"] = record.sha256 if record else weights.state_sha256(method)
     if record:
         notes["pretraining_rows_skipped"] = record.rows_skipped
+        notes["pretraining_texts_truncated"] = record.texts_truncated
     return method, record, notes
 
 

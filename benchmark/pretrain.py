@@ -46,6 +46,7 @@ class Pretrained:
     cost: Cost
     environment: Mapping[str, str]
     rows_skipped: int = 0  # training images that could not be read
+    texts_truncated: int = 0  # training reports that are longer than the method reads
 
 
 def read_pretrained(folder: Path) -> Pretrained | None:
@@ -78,6 +79,7 @@ class Loader:
         self.n_skipped = len(skipped)
         self._method, self._data, self._recipe, self._context = method, data, recipe, context
         self._texts = data.texts(self.records, REPORT)
+        self.n_truncated = _truncated(method, self._texts) if reads_reports(method) else 0
         self._labels = torch.from_numpy(data.labels(self.records))
         self.batch_size = min(recipe.batch_size, len(self.records))
         self.batches = len(self.records) // self.batch_size
@@ -100,6 +102,12 @@ class Loader:
             targets={"labels": self._context.to_device(self._labels[torch.as_tensor(chosen)])},
         )
         return batch, epoch
+
+
+def _truncated(method: Any, texts: Sequence[str], chunk: int = 1024) -> int:
+    """How many training reports are longer than the method reads, as they stand: one that draws sentences may lose less."""
+    starts = range(0, len(texts), chunk)
+    return sum(int(method.prepare_text(texts[start : start + chunk]).truncated) for start in starts)
 
 
 def pretrain(method: Any, data: Dataset, spec: PretrainSpec, recipe: Recipe, folder: Path, context: Context) -> Pretrained:
@@ -130,7 +138,8 @@ def pretrain(method: Any, data: Dataset, spec: PretrainSpec, recipe: Recipe, fol
     if getattr(method, "tokenizer", None) is not None:
         store.write(folder / "tokenizer.json", method.tokenizer.to_str().encode())
     sha256 = weights.save_module(folder / "model.safetensors", method)
-    record = Pretrained(spec.key, plain(spec), sha256, loop.cost(), repro.environment(context.device), loop.loader.n_skipped)
+    lost = (loop.loader.n_skipped, loop.loader.n_truncated)
+    record = Pretrained(spec.key, plain(spec), sha256, loop.cost(), repro.environment(context.device), *lost)
     store.write_json(folder / "record.json", record)
     for path in (folder / "state.pt", folder / "state-previous.pt"):
         path.unlink(missing_ok=True)

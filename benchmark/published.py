@@ -27,12 +27,10 @@ class Converted:
     """A published state under our names.
 
     state: our key -> tensor. left_out: keys of the file that nothing here needs, each listed by its layout, none by accident.
-    drawn: prefixes of own keys that the file does not hold and that stay as drawn (a decoder that was not published, say).
     """
 
     state: dict[str, Tensor]
     left_out: tuple[str, ...] = ()
-    drawn: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,17 +77,37 @@ def tokenizer_of(layout: Layout, state: State, file: Path) -> Tokenizer:
     return tokenizer
 
 
+FAMILIES = {  # a data set -> how its name is written, in letters and digits
+    "chestxray14": ("chestxray14", "chestxray8", "cxr14", "nih"),
+    "mimic": ("mimic",),
+    "chexpert": ("chexpert",),
+    "rsna": ("rsna",),
+    "siim": ("siim",),
+    "open-i": ("openi", "iuxray", "iuxr", "indiana"),
+    "vindr": ("vindr",),
+    "padchest": ("padchest",),
+    "brax": ("brax",),
+    "covidx": ("covidx",),
+    "tbx11k": ("tbx11k",),
+    "object-cxr": ("objectcxr",),
+    "imagenet": ("imagenet",),
+}
+TAKEN_FROM = {"rsna": ("chestxray14",), "siim": ("chestxray14",), "covidx": ("rsna", "chestxray14", "siim")}
+
+
 def overlaps(pretraining_data: Sequence[str], dataset: str) -> bool:
-    """Whether weights were trained on a data set, by its name: "MIMIC-CXR" is in "mimic-cxr-jpg", "csv:mimic-cxr" and the like.
+    """Whether weights were trained on images of a data set, judged by names: RSNA and SIIM took theirs from ChestX-ray14.
 
-    The name alone decides, not the split: authors did not always keep the official one.
+    The split does not matter: authors did not always keep the official one.
     """
-    found = _letters(dataset)
-    return any(_letters(name) in found for name in pretraining_data if _letters(name))
+    seen = {family for name in pretraining_data for family in _families(name)}
+    return bool(seen & _families(dataset))
 
 
-def _letters(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
+def _families(name: str) -> set[str]:
+    letters = "".join(letter for letter in name.lower() if letter.isalnum())
+    named = {family for family, spellings in FAMILIES.items() if any(spelling in letters for spelling in spellings)}
+    return named | {source for family in named for source in TAKEN_FROM.get(family, ())} | ({letters} if not named else set())
 
 
 def rename(state: State, prefixes: Mapping[str, str], unneeded: Sequence[str] = ()) -> Converted:
@@ -126,13 +144,9 @@ def apply(module: nn.Module, layout: Layout, state: State, where: str) -> dict[s
         UserError: a key that is missing, unexpected or of another shape.
     """
     converted = layout.convert(state)
-    own = module.state_dict()
-    stay = [key for key in own if key.startswith(converted.drawn)] if converted.drawn else []
-    stay = [key for key in stay if key not in converted.state]
-    weights.apply(module, {**converted.state, **{key: own[key] for key in stay}}, f"{where} ({layout.title})")
+    weights.apply(module, converted.state, f"{where} ({layout.title})")
     return {
         "checkpoint_layout": layout.title,
         "checkpoint_keys_used": len(converted.state),
         "checkpoint_keys_left_out": len(converted.left_out),
-        "keys_drawn_at_random": len(stay),
     }

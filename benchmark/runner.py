@@ -268,10 +268,20 @@ def _flags(cell: Cell, data: Dataset, predictions: Predictions) -> tuple[str, ..
         found.append("degenerate")
     if predictions.skipped:
         found.append("partial")
-    entrant = cell.entrant
-    if entrant.pretraining is None and overlaps(entrant.method.card.pretraining_data, data.name):
-        found.append("overlap")  # published weights that saw this data set, its test rows perhaps
-    return tuple(found)
+    return tuple(found + _weight_flags(cell, data))
+
+
+def _weight_flags(cell: Cell, data: Dataset) -> list[str]:
+    """ "overlap": published weights that saw images of this set, perhaps its test rows. "labels": trained on all labels."""
+    entrant, found = cell.entrant, []
+    fetched = entrant.checkpoint is None and entrant.pretraining is None and entrant.weights != "seed"
+    published = entrant.layout is not None or fetched
+    if published and overlaps(entrant.method.card.pretraining_data, data.name):
+        found.append("overlap")
+    taught = entrant.pretraining is not None and getattr(entrant.method, "learns_from_labels", False)
+    if taught and cell.task.name in ("classification", "zeroshot"):
+        found.append("labels")
+    return found
 
 
 def _count(method: Any, context: Context) -> None:

@@ -227,7 +227,7 @@ class Method(typing.Protocol):
     name: ClassVar[str]
     version: ClassVar[int]  # bumped whenever outputs change
     card: ClassVar[MethodCard]
-    input: InputSpec
+    input: InputSpec  # of images as they come in; at evaluation that of eval mode
     config: Any
 
     @classmethod
@@ -424,7 +424,7 @@ class RunSpec:
     method: str
     method_version: int
     config: Mapping[str, Scalar]
-    weights: str  # PretrainSpec key, "file:SHA256", "seed" for drawn weights, or "none" for a reference row
+    weights: str  # PretrainSpec key, "file:SHA256", "hub:NAME", "seed" for drawn weights, or "none" for a reference row
     task: str
     task_version: int
     protocol: str

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from math import isfinite
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -15,11 +14,10 @@ from benchmark.errors import UserError
 from benchmark.types import Features, InputSpec, Recipe, TextBatch
 from methods.aggregation import AGGREGATORS, ALIGNMENTS, QUERIES, Alignment
 from methods.encoders import ImageTower, build_image_tower
+from methods.inputs import input_spec, pixel_stats
 from methods.text_encoder import TextTower
 
 PRESETS = ("quick", "small", "paper")
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +36,7 @@ class ImageConfig:
     image_depth: int = 4
     image_heads: int = 4
     patch_size: int = 16
-    pixel_stats: str = ""  # "MEAN,STD" of every channel; "": 0.5,0.25 for gray, ImageNet's for three channels
+    pixel_stats: str = ""  # "MEAN,STD" of every channel; "": 0.5,0.25 for gray, for three those of the encoder's weights
     resize: str = "pad"  # or "stretch", without regard to the aspect ratio
     patch_projection: str = "trained"  # or "frozen" as drawn or loaded (MoCo v3, Chen et al. 2021, section 4.2)
 
@@ -149,25 +147,9 @@ def tower_recipe(preset: str) -> Recipe:
     return recipes[preset]
 
 
-def pixel_stats(text: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Means and standard deviations of the channels. Raises UserError for a text that is not "MEAN,STD"."""
-    if not text:
-        return ((0.5,), (0.25,)) if channels == 1 else (IMAGENET_MEAN, IMAGENET_STD)
-    try:
-        mean, std = map(float, text.split(","))
-        if not (isfinite(mean) and 0 < std < 1e3):
-            raise ValueError(text)
-    except ValueError as error:
-        raise UserError(f"pixel_stats={text!r} is not MEAN,STD with STD above 0; write 0.5,0.25") from error
-    return (mean,) * channels, (std,) * channels
-
-
-def input_spec(size: int, channels: int, stats: str = "", resize: str = "pad") -> InputSpec:
-    """One gray channel around its middle, or three channels as ImageNet's towers want them, or other statistics by text."""
-    mean, std = pixel_stats(stats, channels)
-    interpolation: Literal["bilinear", "bicubic"] = "bicubic" if channels == 3 else "bilinear"
-    kept: Literal["pad", "stretch"] = "pad" if resize == "pad" else "stretch"
-    return InputSpec(size=size, channels=channels, mean=mean, std=std, resize=kept, interpolation=interpolation)
+def config_input(config: ImageConfig) -> InputSpec:
+    """What the image tower of a configuration wants its pixels to be."""
+    return input_spec(config.image_size, config.image_channels, config.image_encoder, config.pixel_stats, config.resize)
 
 
 def image_tower(config: ImageConfig) -> ImageTower:
@@ -191,7 +173,7 @@ class Vision(nn.Module):
     def __init__(self, config: ImageConfig) -> None:
         super().__init__()
         self.config: Any = config
-        self.input = input_spec(config.image_size, config.image_channels, config.pixel_stats, config.resize)
+        self.input = config_input(config)
         self.image_tower = image_tower(config)
         self.feature_info = self.image_tower.info
 
@@ -231,7 +213,7 @@ class VisionLanguage(nn.Module):
     def __init__(self, config: TowerConfig, tokenizer: Tokenizer | None) -> None:
         super().__init__()
         self.config: Any = config
-        self.input = input_spec(config.image_size, config.image_channels, config.pixel_stats, config.resize)
+        self.input = config_input(config)
         self.image_tower = image_tower(config)
         self.text_tower = TextTower(
             (config.text_width, config.text_layers, config.text_heads), config.max_tokens, config.dropout,

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from benchmark.errors import UserError
 from benchmark.types import Features, MethodCard, Recipe
-from methods.base import PRESETS, TowerConfig, VisionLanguage, check_range, input_spec, tower_preset
+from methods.base import PRESETS, TowerConfig, VisionLanguage, check_range, tower_preset
 from methods.encoders import build_image_tower
+from methods.inputs import input_spec
 
 
 class Random(VisionLanguage):
@@ -47,13 +48,13 @@ class ImageNet(nn.Module):
     """ImageNet weights from timm; images only."""
 
     name: ClassVar[str] = "imagenet"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: pixel statistics of the model's own weights
     card: ClassVar[MethodCard] = MethodCard(title="ImageNet (timm)", pretraining_data=("ImageNet-1k",))
 
     def __init__(self, config: ImageNetConfig) -> None:
         super().__init__()
         self.config: Any = config
-        self.input = input_spec(config.image_size, 3)
+        self.input = input_spec(config.image_size, 3, config.model)
         self.tower = build_image_tower(config.model, config.weights or "timm", config.image_size, 3, field="weights")
         self.feature_info = self.tower.info
 

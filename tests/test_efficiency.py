@@ -28,6 +28,8 @@ def test_reports_have_the_length_that_is_asked_for() -> None:
     unknown = built.tokenizer.token_to_id("[UNK]")
     assert not bool((tokens.ids == unknown).any())
     assert tuple(batch.images.shape) == (3, 1, config.image_size, config.image_size)
+    assert int(tokens.sentences.max()) == 1  # ten words in sentences of eight
+    assert batch.targets["labels"].shape == (3, 14)
 
 
 def test_corners_are_measured_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,7 +104,6 @@ def test_a_published_file_is_recognised_and_its_facts_stand_in_the_result(comman
     assert result.status == "ok"
     assert result.notes["checkpoint_layout"] == "Toy (them@1234567)"
     assert result.notes["checkpoint_keys_left_out"] == 1
-    assert result.notes["keys_drawn_at_random"] == 0
     assert result.spec.config["pixel_stats"] == "0.4,0.3"
     assert result.spec.weights.startswith("file:")
 
@@ -152,7 +151,7 @@ def test_without_a_vocabulary_it_is_unavailable_with_the_remedy(
     monkeypatch.setattr("benchmark.hub.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("benchmark.hub.try_to_load_from_cache", lambda repository, file: None)
     assert command.run("theirs", "retrieval", "--checkpoint", str(folder / "theirs.safetensors"), settings=()) != 0
-    assert "put tokenizer.json or vocab.txt of them/toy beside" in command.error + command.output
+    assert "of them/toy beside" in command.error + command.output
 
 
 def test_a_vocabulary_list_beside_the_file_is_read(command: Command, folder: Path) -> None:
@@ -184,11 +183,43 @@ def test_scores_on_a_set_that_the_weights_saw_are_flagged(
     assert "overlap" in command.results()[0].flags
 
 
-def test_a_data_set_is_known_under_the_names_of_its_releases() -> None:
-    assert overlaps(("MIMIC-CXR",), "mimic-cxr-jpg")
-    assert overlaps(("CheXpert", "MIMIC-CXR"), "chexpert-small")
-    assert not overlaps(("CheXpert",), "phantom")
-    assert not overlaps(("",), "phantom")
+@pytest.mark.parametrize(
+    ("seen", "scored", "expected"),
+    [
+        ("MIMIC-CXR", "mimic-cxr-jpg", True),
+        ("MIMIC-CXR", "csv:mimic-5x200", True),
+        ("CheXpert", "chexpert-small", True),
+        ("ChestX-ray14", "rsna", True),
+        ("ChestX-ray14", "csv:siim-acr", True),
+        ("RSNA Pneumonia", "nih", True),
+        ("Open-i", "csv:iu-xray", True),
+        ("CheXpert", "phantom", False),
+        ("CheXpert", "mimic-cxr", False),
+        ("", "phantom", False),
+    ],
+)
+def test_a_data_set_is_known_by_its_other_names_and_by_whose_images_it_took(seen: str, scored: str, expected: bool) -> None:
+    assert overlaps((seen,), scored) is expected
+
+
+def test_weights_trained_here_are_not_flagged_for_what_the_published_ones_saw(
+    command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Published, "card", replace(CLIP.card, pretraining_data=("Toy",)))
+    assert command.run("theirs", "retrieval", settings=(*TINY, "steps=1", "batch_size=4")) == 0
+    assert "overlap" not in command.results()[0].flags
+
+
+def test_a_configuration_that_is_not_ours_does_not_hide_a_published_file(command: Command, folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "bert", "vocab_size": 30522}')
+    assert command.run("theirs", "retrieval", "--checkpoint", str(folder / "theirs.safetensors"), settings=()) == 0
+
+
+def test_a_published_file_gives_one_key_whatever_the_preset(command: Command, folder: Path) -> None:
+    for preset in ("quick", "small"):
+        words = ("--checkpoint", str(folder / "theirs.safetensors"), "--preset", preset)
+        assert command.run("theirs", "retrieval", *words, settings=()) == 0
+    assert len({result.key for result in command.results()}) == len({result.spec.protocol for result in command.results()})
 
 
 def test_cards_name_the_files_that_a_method_reads(command: Command, folder: Path) -> None:
