@@ -89,6 +89,24 @@ def embed_images(method: Any, data: Dataset, records: Sequence[Record], context:
 
 
 @torch.inference_mode()
+def embed_towers(method: Any, data: Dataset, records: Sequence[Record], context: Context) -> Tensor:
+    """What a probe reads, (N, W) float32 on the CPU: the tower's own features, or pooled ones where a method has no others."""
+    if not hasattr(method, "tower_features"):
+        return embed_images(method, data, records, context).pooled
+    key = ("towers", data.name, data.version, tuple(record.uid for record in records))
+
+    def call(rows: range) -> Tensor:
+        with context.autocast():
+            return torch.as_tensor(method.tower_features(pixels(method, data, [records[row] for row in rows], context)))
+
+    def compute() -> Tensor:
+        data.pixels(method.input, context)
+        return check_finite(in_batches(len(records), context, call, "encode images"), records, "image features")
+
+    return _once(key, context, compute)
+
+
+@torch.inference_mode()
 def embed_texts(method: Any, texts: Sequence[str], context: Context) -> Features:
     """Pooled features (N, D) float32 on the CPU, L2-normalised. Texts over the method's limit are counted in the notes."""
     truncated = 0

@@ -163,6 +163,14 @@ def image_tower(config: ImageConfig) -> ImageTower:
     return tower
 
 
+def tower_features(tower: ImageTower, images: Tensor) -> Tensor:
+    """images (B, C, h, w) -> (B, width) float32, the mean of the tower's local tokens: before any projection or norm.
+
+    Probes read this of every method alike; what a method maps into a common space is made for its own loss.
+    """
+    return tower.forward_tokens(images)[:, tower.prefix :].float().mean(dim=1)
+
+
 class Vision(nn.Module):
     """An image tower alone: what methods without a common space for reports build on. Trains nothing.
 
@@ -186,6 +194,10 @@ class Vision(nn.Module):
         """images: (B, C, h, w) float32 -> pooled (B, width) normalised mean of the local tokens (B, P, width)."""
         tokens = self.image_tower.forward_tokens(images)[:, self.image_tower.prefix :]
         return Features(F.normalize(tokens.float().mean(dim=1), dim=-1), tokens, None)
+
+    def tower_features(self, images: Tensor) -> Tensor:
+        """images (B, C, h, w) -> (B, width) float32, what probes read: the tower's mean before any projection."""
+        return tower_features(self.image_tower, images)
 
     def feature_maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """images (B, C, h, w) -> maps as `feature_info` says."""
@@ -260,6 +272,10 @@ class VisionLanguage(nn.Module):
         mask = local_tokens(text, hidden)
         pooled, local = self.align.text(tokens, mask)
         return Features(F.normalize(pooled.float(), dim=-1), local, mask)
+
+    def tower_features(self, images: Tensor) -> Tensor:
+        """images (B, C, h, w) -> (B, width) float32, what probes read: the tower's mean before any projection."""
+        return tower_features(self.image_tower, images)
 
     def feature_maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """images (B, C, h, w) -> maps as `feature_info` says."""

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from benchmark import metrics
 from benchmark.context import Context
 from benchmark.data.dataset import Dataset
-from benchmark.features import embed_images
+from benchmark.features import embed_towers
 from benchmark.types import Predictions, Protocol
 from tasks.labels import LabelScores, check_labels, label_predictions, labelled_rows
 from tasks.protocols import CLASSIFICATION
@@ -24,7 +24,7 @@ class Classification(LabelScores):
     """Rows are test images with a known label. Arrays: scores (log-odds), predicted, targets (N, K)."""
 
     name: ClassVar[str] = "classification"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: features of the tower, before any projection
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
@@ -41,7 +41,7 @@ class Classification(LabelScores):
         everyone, _ = data.readable(labelled_rows(data, protocol, "train"), method.input, context)
         val, _ = data.readable(labelled_rows(data, protocol, "val"), method.input, context)
         test, skipped = data.readable(labelled_rows(data, protocol, "test"), method.input, context)
-        features = [embed_images(method, data, rows, context).pooled.numpy() for rows in (everyone, val, test)]
+        features = [embed_towers(method, data, rows, context).numpy() for rows in (everyone, val, test)]
         kept = {record.uid for record in chosen}
         rows = np.array([record.uid in kept for record in everyone])
         train_labels, val_labels = data.labels(everyone)[rows], data.labels(val)

@@ -45,17 +45,18 @@ ZERO_SHOT = (
 CLASSIFICATION = (
     Protocol(
         name="classification-linear-probe",
-        version=1,
+        version=2,
         task="classification",
         primary="auroc",
         fractions=(0.01, 0.1, 1.0),
         settings=(
+            ("features", "tower, unprojected"),
             ("grid", "1e-4,1e-3,1e-2,1e-1,1"),
             ("head", "logistic regression, L2 (scikit-learn)"),
             ("selection", "macro auroc on val"),
             ("standardize", True),
             ("threshold", "f1 on val"),
         ),
-        summary="Logistic regression on frozen pooled features; nested fractions of the training patients; macro AUROC.",
+        summary="Logistic regression on the frozen tower's own features; nested fractions of the patients; macro AUROC.",
     ),
 )

@@ -52,15 +52,17 @@ class Bench:
         found: Predictions = task.run(self.method, data, protocol, fraction, self.context(batch_size))
         return found
 
-    def features(self, data: Dataset, records: tuple[Record, ...]) -> NDArray[np.float64]:
-        """(N, D), image by image, past every cache and batch of the engine."""
+    def features(self, data: Dataset, records: tuple[Record, ...], tower: bool = False) -> NDArray[np.float64]:
+        """(N, D), image by image, past every cache and batch of the engine; tower: the mean token before any projection."""
         rows = []
         for record in records:
-            pixels = data.pixels(self.method.input, self.context()).take([record])
+            pixels = torch.from_numpy(data.pixels(self.method.input, self.context()).take([record])).unsqueeze(1)
             with torch.no_grad():
-                rows.append(
-                    self.method.encode_image(to_input(torch.from_numpy(pixels).unsqueeze(1), self.method.input)).pooled[0]
-                )
+                image = to_input(pixels, self.method.input)
+                if tower:
+                    rows.append(self.method.image_tower.forward_tokens(image)[0, self.method.image_tower.prefix :].mean(dim=0))
+                else:
+                    rows.append(self.method.encode_image(image).pooled[0])
         return torch.stack(rows).double().numpy()
 
     def texts(self, texts: list[str]) -> NDArray[np.float64]:
@@ -143,7 +145,7 @@ def test_the_probe_is_what_scikit_learn_gives_by_hand(fraction: float, bench: Be
     found = Classification().run(bench.method, data, protocol, fraction, context)
     rows = {split: data.rows(split) for split in ("train", "val", "test")}
     rows["train"] = labelled_rows(data, protocol, "train", fraction, 0)
-    features = {split: bench.features(data, records) for split, records in rows.items()}
+    features = {split: bench.features(data, records, tower=True) for split, records in rows.items()}
     labels = {split: data.labels(records) for split, records in rows.items()}
     scaler = StandardScaler().fit(features["train"])
     best: tuple[float, float, Any] = (-1.0, 0.0, None)
