@@ -10,8 +10,8 @@ from methods.base import TowerConfig, check_choice, check_range, tower_preset, t
 from methods.prior_prototypes import SCHEDULES
 
 STAGES = "20:1,30:1,100:0.5"  # epochs and rates of the published training: 1e-5, 1e-5, 5e-6
-# From drawn towers the published stages left the contrast at its flat start in every run that was tried (one seed each, the phantom);
-# these did not. Which of stages, rates and temperature matters was not separated.
+# From drawn towers the published stages left the contrast at its flat start in every run that was tried (one seed each, the
+# phantom); these did not. Which of stages, rates and temperature matters was not separated.
 STAGES_FROM_SCRATCH = "100:1,30:0.3,120:0.3"
 
 
