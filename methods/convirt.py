@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from benchmark.data.text import split_sentences
 from benchmark.published import Layout
 from benchmark.types import Batch, Features, MethodCard, Recipe, Step, TextBatch
+from methods.aggregation import masked_mean
 from methods.base import TowerConfig, VisionLanguage, check_choice, check_range, tower_preset, tower_recipe
-from methods.losses import at_least_float32, gather
+from methods.losses import at_least_float32, directed_nce
 
 POOLS = ("max", "mean", "cls", "pooler")
 UNITS = ("sentence", "report")
@@ -95,7 +96,7 @@ class ConVIRT(VisionLanguage):
         towers, recipe = tower_preset(preset), tower_recipe(preset)
         if preset != "paper":
             return ConVIRTConfig(**towers, projection_width=towers.get("embed_dim", 128)), recipe
-        towers |= {"image_encoder": "resnet50"}
+        towers |= {"image_encoder": "resnet50.tv_in1k"}
         # LoVT's: Adam, the rate halved on a plateau (patience 12), up to 500 epochs, stopped after 15 without a gain, and
         # crops, flips and blur. The shared loop has AdamW, a cosine, no flips; 50 epochs of 217,000 pairs.
         recipe = Recipe(steps=340_000, batch_size=32, learning_rate=1e-4, weight_decay=1e-6, beta2=0.999, warmup=0.01)
@@ -132,29 +133,12 @@ class ConVIRT(VisionLanguage):
         yield {"to_text": to_text, "to_image": to_image, "total": total}
 
 
-def directed_nce(image: Tensor, text: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """InfoNCE of images with texts and of texts with images, over the pairs of all processes.
-
-    Args:
-        image: (B, D) float, L2-normalised. text: (B, D), same. scale: the inverse of the temperature.
-    """
-    with torch.autocast(image.device.type, enabled=False):
-        image, text = at_least_float32(image), at_least_float32(text)
-        every_image, start = gather(image)
-        every_text, _ = gather(text)
-        target = torch.arange(start, start + len(image), device=image.device)
-        to_text = F.cross_entropy(scale * image @ every_text.T, target)
-        return to_text, F.cross_entropy(scale * text @ every_image.T, target)
-
-
 def pool_text(tokens: Tensor, mask: Tensor, pool: str) -> Tensor:
     """tokens (B, T, D), mask (B, T) bool, True for each token but padding -> (B, D) of at least float32."""
-    tokens = at_least_float32(tokens)
-    if pool == "max":
-        return tokens.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(dim=1)
     if pool == "mean":
-        return tokens.masked_fill(~mask.unsqueeze(-1), 0).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-    return tokens[:, 0]
+        return masked_mean(tokens, mask)
+    tokens = at_least_float32(tokens)
+    return tokens.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(dim=1) if pool == "max" else tokens[:, 0]
 
 
 def one_sentence(reports: Sequence[str], least: int = 1) -> list[str]:

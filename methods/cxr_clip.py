@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from benchmark.data.text import split_sentences
 from benchmark.published import Layout
 from benchmark.types import Batch, Features, InputSpec, MethodCard, Recipe, Step, TextBatch
+from methods.aggregation import masked_mean
 from methods.base import TowerConfig, VisionLanguage, check_choice, check_range, local_tokens, tower_preset, tower_recipe
 from methods.losses import LogitScale, info_nce
-from methods.swin import any_size
 
 AREA = 0.2  # a crop keeps 1 - AREA to all of an image
 ASPECT = math.log(4 / 3)
@@ -72,8 +72,6 @@ class CXRCLIP(VisionLanguage):
     def __init__(self, config: CXRCLIPConfig, tokenizer: Tokenizer | None) -> None:
         super().__init__(config, tokenizer)
         del self.align  # linear maps without a norm in its place
-        self.image_tower = any_size(self.image_tower)
-        self.feature_info = self.image_tower.info
         self.image_projection = nn.Linear(self.image_tower.width, config.embed_dim)
         self.text_projection = nn.Linear(self.text_tower.width, config.embed_dim)
         self.logit_scale = LogitScale(config.temperature)
@@ -84,7 +82,7 @@ class CXRCLIP(VisionLanguage):
         fields, recipe = tower_preset(preset), tower_recipe(preset)
         if preset == "paper":
             # 15 epochs, the first a warm-up, of 220,000 pairs in batches of 128
-            fields |= {"image_encoder": "resnet50", "pixel_stats": "0.5,0.5", "max_tokens": 256}
+            fields |= {"image_encoder": "resnet50.tv_in1k", "pixel_stats": "0.5,0.5", "max_tokens": 256}
             recipe = replace(
                 recipe, steps=25_800, batch_size=128, learning_rate=5e-5, weight_decay=1e-4, beta2=0.999, warmup=1 / 15
             )
@@ -147,8 +145,7 @@ def pool_text(tokens: Tensor, mask: Tensor, pooling: str) -> Tensor:
         return tokens[:, 0]
     if pooling == "end":
         return tokens[torch.arange(len(tokens), device=tokens.device), mask.sum(dim=1) - 1]
-    weight = mask.unsqueeze(-1).to(tokens.dtype)
-    return (tokens * weight).sum(dim=1) / weight.sum(dim=1)
+    return masked_mean(tokens, mask)
 
 
 def second_view(images: Tensor, spec: InputSpec, strength: float = 1.0) -> Tensor:

@@ -10,6 +10,7 @@ import timm
 import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models.resnet import BasicBlock, ResNet
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -17,7 +18,8 @@ from benchmark.errors import Unavailable, UserError
 from benchmark.hub import HUB_ERRORS, check_hub
 from methods.masking import take
 
-PAPER_NAMES = {"vit": "vit_base_patch16_224", "resnet": "resnet50"}
+PAPER_NAMES = {"vit": "vit_base_patch16_224", "resnet": "resnet50.tv_in1k"}
+PAPER_SHAPE = (768, 12, 12, 16)  # ViT-B/16: width, depth, heads, patch size
 QUARTERS = 4  # of the depth, at which dense heads read
 
 
@@ -121,8 +123,26 @@ class ConvTower(ImageTower):
         return tuple(found)
 
 
+class SwinTower(ConvTower):
+    """A timm SwinTransformer at any input size; its tokens equal `last_hidden_state` of transformers' SwinModel."""
+
+    def __init__(self, model: SwinTransformer) -> None:
+        super().__init__(model)
+        # pad to whole patches and windows, with shift masks of the size at hand
+        model.patch_embed.strict_img_size = False
+        model.patch_embed.dynamic_img_pad = True
+        for block in (item for item in model.modules() if isinstance(item, SwinTransformerBlock)):
+            block.dynamic_mask = True
+            block.register_buffer("attn_mask", None, persistent=False)
+
+    def maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Strides 4 to 32; the final norm is part of the last map."""
+        found: list[Tensor] = self.model.forward_intermediates(images, indices=self.indices, norm=True, intermediates_only=True)
+        return tuple(found)
+
+
 def build_image_tower(
-    encoder: str, weights: str, size: int, channels: int, shape: tuple[int, int, int, int] = (768, 12, 12, 16),
+    encoder: str, weights: str, size: int, channels: int, shape: tuple[int, int, int, int] = PAPER_SHAPE,
     field: str = "image_weights",
 ) -> ImageTower:  # fmt: skip
     """An image tower.
@@ -138,26 +158,58 @@ def build_image_tower(
         UserError: an unknown model, or weights that do not fit.
         Unavailable: weights that cannot be had.
     """
+    model = build_model(encoder, weights, size, channels, shape, field)
+    if weights not in ("none", "timm"):
+        load_local(model, Path(weights), field)
+    tower: ImageTower
+    if isinstance(model, VisionTransformer):
+        tower = ViTTower(model)
+    else:
+        tower = SwinTower(model) if isinstance(model, SwinTransformer) else ConvTower(model)
+    check_size(tower, encoder, size, channels)
+    return tower
+
+
+def build_model(encoder: str, weights: str, size: int, channels: int, shape: tuple[int, int, int, int], field: str) -> Any:
+    """The timm model of `build_image_tower`, with the hub's weights or drawn at random. Raises as that does."""
     width, depth, heads, patch = shape
+    if encoder == "vit" and weights == "timm" and shape != PAPER_SHAPE:
+        raise UserError(
+            f"{field}=timm: the hub's vit is a ViT-B/16, and this one has width, depth, heads and patch {shape}; add "
+            "--set image_width=768 --set image_depth=12 --set image_heads=12 --set patch_size=16"
+        )
     if encoder == "vit" and weights != "timm":
-        model: Any = VisionTransformer(
+        model = VisionTransformer(
             img_size=size, patch_size=patch, in_chans=channels, embed_dim=width, depth=depth, num_heads=heads,
             num_classes=0, global_pool="", dynamic_img_size=True, dynamic_img_pad=True,
         )  # fmt: skip
         set_sincos(model)
-    elif encoder == "resnet" and width < 768:
+        return model
+    if encoder == "resnet" and width < PAPER_SHAPE[0]:
         if weights == "timm":
-            raise UserError(f"{field}=timm: the small resnet has no published weights; use image_encoder=resnet50")
-        model = ResNet(
+            raise UserError(f"{field}=timm: the small resnet has no published weights; use image_encoder=resnet50.tv_in1k")
+        return ResNet(
             BasicBlock, (1, 1, 1, 1), num_classes=0, in_chans=channels, global_pool="", stem_type="deep",
             stem_width=max(8, width // 16), channels=(width // 4, width // 2, width, width * 2),
         )  # fmt: skip
-    else:
-        name = PAPER_NAMES.get(encoder, encoder)
-        model = create(name, size, channels, field if weights == "timm" else "")
-    if weights not in ("none", "timm"):
-        load_local(model, Path(weights), field)
-    return ViTTower(model) if isinstance(model, VisionTransformer) else ConvTower(model)
+    return create(PAPER_NAMES.get(encoder, encoder), size, channels, field if weights == "timm" else "")
+
+
+def check_size(tower: Any, encoder: str, size: int, channels: int) -> None:
+    """Tries one image where timm calls a model's size fixed and it is another. Raises UserError where it cannot be read."""
+    known = getattr(tower.model, "pretrained_cfg", None) or {}
+    own = known.get("input_size", (channels, size, size))[-1]
+    if own == size or not known.get("fixed_input_size") or getattr(tower.model, "dynamic_img_size", False):
+        return
+    try:
+        with torch.no_grad():
+            tower.eval().forward_tokens(torch.zeros(1, channels, size, size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"image encoder {encoder!r} reads images of {own} pixels a side and cannot read image_size={size}; "
+            f"add --set image_size={own}"
+        ) from error
+    tower.train()
 
 
 def create(name: str, size: int, channels: int, hub_field: str = "") -> Any:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from benchmark.published import Layout
 from benchmark.types import Batch, Features, MethodCard, Recipe, Step, TextBatch
 from methods.base import TowerConfig, VisionLanguage, check_choice, check_range, tower_preset, tower_recipe
-from methods.convirt import UNITS, directed_nce, one_sentence
+from methods.convirt import UNITS, one_sentence
 from methods.encoders import ConvTower
 from methods.gloria_attention import (
     combined_similarity,
@@ -30,7 +30,7 @@ from methods.gloria_attention import (
     word_mask,
     word_slots,
 )
-from methods.losses import at_least_float32
+from methods.losses import at_least_float32, directed_nce
 
 PIXEL_STATS = "0.5,0.5"
 UPSAMPLE = 299
@@ -110,7 +110,7 @@ class GLoRIA(VisionLanguage):
         if preset != "paper":
             return GLoRIAConfig(**towers), recipe
         towers |= {
-            "image_encoder": "resnet50", "embed_dim": 768, "max_tokens": 97, "pixel_stats": PIXEL_STATS,
+            "image_encoder": "resnet50.tv_in1k", "embed_dim": 768, "max_tokens": 97, "pixel_stats": PIXEL_STATS,
         }  # fmt: skip
         # 50 epochs of 191,229 pairs. Released: Adam with beta 1 of 0.5 and a rate that falls on a plateau, random crops of 224
         # from 256, flips; the shared loop has AdamW, a cosine, no flips, and shows the whole image at 224.

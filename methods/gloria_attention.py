@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from benchmark.types import TextBatch
+from methods.aggregation import masked_mean
 from methods.losses import at_least_float32
 
 EPSILON = 1e-8  # of the product of two lengths
@@ -56,7 +57,7 @@ def sentence_vector(words: Tensor, mask: Tensor, positions: int = 0) -> Tensor:
     """
     if positions:
         return words.sum(dim=1) / positions
-    return words.masked_fill(~mask.unsqueeze(-1), 0).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    return masked_mean(words, mask)
 
 
 def region_weights(scores: Tensor, owner: Tensor, texts: int, sharpness: float) -> Tensor:

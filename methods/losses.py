@@ -61,13 +61,24 @@ def gather(features: Tensor) -> tuple[Tensor, int]:
 
 
 def info_nce(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE: (CE(s G_image G_text^T, I) + CE(s G_text G_image^T, I)) / 2, over the pairs of all processes.
+    """Symmetric InfoNCE, the mean of both directions of `directed_nce`, () of at least float32.
 
-    The mean over processes of this value is the loss of the whole batch, so averaged gradients are those of one process.
     CLIP (arXiv 2103.00020, figure 3).
 
     Args:
         image: (B, D) float, L2-normalised. text: (B, D), same. scale: () positive.
+    """
+    to_text, to_image = directed_nce(image, text, scale)
+    return (to_text + to_image) / 2
+
+
+def directed_nce(image: Tensor, text: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor]:
+    """InfoNCE of images with texts, CE(s G_image G_text^T, I), and of texts with images, over the pairs of all processes.
+
+    The mean over processes of each value is the loss of the whole batch, so averaged gradients are those of one process.
+
+    Args:
+        image: (B, D) float, L2-normalised. text: (B, D), same. scale: s, above 0, the inverse of the temperature.
     """
     with torch.autocast(image.device.type, enabled=False):  # logits up to 100 need more than 8 bits
         image, text = at_least_float32(image), at_least_float32(text)
@@ -75,8 +86,7 @@ def info_nce(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
         every_text, _ = gather(text)
         target = torch.arange(start, start + len(image), device=image.device)
         to_text = F.cross_entropy(scale * image @ every_text.T, target)
-        to_image = F.cross_entropy(scale * text @ every_image.T, target)
-        return (to_text + to_image) / 2
+        return to_text, F.cross_entropy(scale * text @ every_image.T, target)
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:

@@ -63,6 +63,13 @@ def near_positions(shape: int | tuple[int, int], threshold: float, relative: boo
     return torch.where(distance <= threshold, weight, 0.0)
 
 
+def _constant(mask: Tensor, most: int | None, sides: int) -> Tensor:
+    """log(negatives / (2 * most)) of each sample, (B,) float32; 0 with most=0."""
+    if most == 0:
+        return mask.new_zeros(len(mask), dtype=torch.float32)
+    return (mask.sum(dim=1).clamp(min=1) * sides / (2 * (most or mask.shape[1]))).log()
+
+
 def local_intra_sample(  # noqa: PLR0913  (two sides, weights, mask, positives, and how to compare)
     one: Tensor, other: Tensor, near: Tensor, weights: Tensor | None = None, mask: Tensor | None = None,
     temperature: float = 0.3, same_modality: bool = False, most: int | None = None, constant_everywhere: bool = False,
@@ -84,19 +91,12 @@ def local_intra_sample(  # noqa: PLR0913  (two sides, weights, mask, positives, 
     """
     with torch.autocast(one.device.type, enabled=False):
         one, other = (F.normalize(at_least_float32(item), dim=-1) for item in (one, other))
-        batch, count, _ = one.shape
-        mask = one.new_ones(batch, count, dtype=torch.bool) if mask is None else mask
-        weights = one.new_ones(batch, count) if weights is None else weights.to(one.dtype)
-        weights = weights * mask
+        mask = one.new_ones(one.shape[:2], dtype=torch.bool) if mask is None else mask
+        weights = mask.to(one.dtype) if weights is None else weights.to(one.dtype) * mask
         weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)
-        near = near.to(one)
-        positives = near * mask.unsqueeze(1)  # (B, N, N)
-        positives = positives / positives.sum(dim=-1, keepdim=True).clamp(min=1e-12)
-        constant, real = one.new_zeros(batch), mask.any(dim=1)
-        if most != 0:
-            negatives = mask.sum(dim=1).clamp(min=1) * (2 if same_modality else 1)
-            constant = (negatives / (2 * (most or count))).log()
-            constant = constant * (count if constant_everywhere else 1)
+        positives = F.normalize(near.to(one) * mask.unsqueeze(1), p=1, dim=-1)  # (B, N, N)
+        constant = _constant(mask, most, 2 if same_modality else 1) * (mask.shape[1] if constant_everywhere else 1)
+        real = mask.any(dim=1)
         seen = mask | ~real.unsqueeze(1)  # keeps samples without a position finite
 
         def contrast(own: Tensor, opposite: Tensor) -> Tensor:

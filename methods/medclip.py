@@ -1,9 +1,10 @@
 """MedCLIP: contrast with soft targets, as near as the findings of image and text (Wang et al., arXiv 2210.10163).
 
 Facts from RyanWangZf/MedCLIP@9c3396f. It learns from labels as well as from reports; where a batch has none, its loss is
-CLIP's. What the loop does differently from the paper: the pairs are those of the data set, with the study's labels for the
-text as well, where the paper draws images and single sentences apart, each with labels of its own; no second, perturbed text;
-AdamW with the shared schedule. Labels are 1, else 0: neither a negative nor an unknown finding makes two studies alike.
+CLIP's, and so is the target of a study without a finding. What the loop does differently from the paper: the pairs are those
+of the data set, with the study's labels for the text as well, where the paper draws images and single sentences apart, each
+with labels of its own; no second, perturbed text; AdamW with the shared schedule. Labels are 1, else 0: neither a negative nor
+an unknown finding makes two studies alike.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from torch.nn import functional as F
 
 from benchmark.published import Layout
 from benchmark.types import Batch, Features, MethodCard, Recipe, Step, TextBatch
+from methods.aggregation import masked_mean
 from methods.base import TowerConfig, VisionLanguage, check_choice, check_range, local_tokens, tower_preset, tower_recipe
 from methods.losses import LogitScale, at_least_float32, gather, info_nce
-from methods.swin import any_size
 
 SWIN_TINY = "swin_tiny_patch4_window7_224"
 PIXEL_STATS = "0.5862785803043838,0.27950088968644304"
@@ -53,7 +54,8 @@ class MedCLIP(VisionLanguage):
     """Image and text towers, a linear map of each, and the semantic matching loss."""
 
     name: ClassVar[str] = "medclip"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: rows without a finding are their own target
+    learns_from_labels: ClassVar[bool] = True
     card: ClassVar[MethodCard] = MethodCard(
         title="MedCLIP",
         paper="https://arxiv.org/abs/2210.10163",
@@ -66,8 +68,6 @@ class MedCLIP(VisionLanguage):
     def __init__(self, config: MedCLIPConfig, tokenizer: Tokenizer | None) -> None:
         super().__init__(config, tokenizer)
         del self.align  # linear maps without norm or bias in its place
-        self.image_tower = any_size(self.image_tower)
-        self.feature_info = self.image_tower.info
         self.image_projection = nn.Linear(self.image_tower.width, config.embed_dim, bias=False)
         self.text_projection = nn.Linear(self.text_tower.width, config.embed_dim, bias=False)
         self.logit_scale = LogitScale(config.temperature)
@@ -101,7 +101,7 @@ class MedCLIP(VisionLanguage):
     def encode_text(self, text: TextBatch) -> Features:
         """(B, T) tokens -> pooled (B, D) normalised, tokens (B, T, D), mask (B, T) of local tokens."""
         layers = mixed_layers(self.text_tower.states(text.ids, text.mask))
-        pooled = masked_mean(layers, text.mask if self.config.text_pooling == "tokens" else torch.ones_like(text.mask))
+        pooled = masked_mean(layers, text.mask if self.config.text_pooling == "tokens" else None)
         return Features(
             F.normalize(self.text_projection(pooled).float(), dim=-1), self.text_projection(layers), local_tokens(text)
         )
@@ -130,12 +130,6 @@ def mixed_layers(states: tuple[Tensor, ...]) -> Tensor:
     return torch.stack([states[1], states[min(2, last)], states[last]]).mean(dim=0)
 
 
-def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
-    """(B, T, D) over the positions where mask (B, T) bool is True, of which each row has one -> (B, D)."""
-    weight = mask.unsqueeze(-1).to(tokens.dtype)
-    return (tokens * weight).sum(dim=1) / weight.sum(dim=1)
-
-
 def label_similarity(image: Tensor, text: Tensor, kind: Similarity) -> Tensor:
     """How alike the findings of images and texts are.
 
@@ -155,7 +149,8 @@ def soft_label_loss(  # noqa: PLR0913  (two modalities, their labels, and how to
 ) -> Tensor:  # fmt: skip
     """(CE(s V T^T, softmax(L)) + CE(s T V^T, softmax(L^T))) / 2, L the similarity of labels, over the rows of all processes.
 
-    RyanWangZf/MedCLIP@9c3396f, losses.py, with kind="dot".
+    RyanWangZf/MedCLIP@9c3396f, losses.py, with kind="dot"; but a row whose labels are all 0 has its own pair as target, as in
+    CLIP: a softmax of nothing but zeros would draw it to all others alike.
 
     Args:
         image, text: (B, D) float, L2-normalised. image_labels, text_labels: (B, K) float, 0 = unknown. scale: () positive.
@@ -164,10 +159,13 @@ def soft_label_loss(  # noqa: PLR0913  (two modalities, their labels, and how to
     with torch.autocast(image.device.type, enabled=False):
         image, text = at_least_float32(image), at_least_float32(text)
         image_labels, text_labels = image_labels.to(image.dtype), text_labels.to(image.dtype)
-        (every_image, _), (every_text, _) = gather(image), gather(text)
+        (every_image, start), (every_text, _) = gather(image), gather(text)
         (every_image_labels, _), (every_text_labels, _) = gather(image_labels), gather(text_labels)
-        to_text = (label_similarity(image_labels, every_text_labels, kind) / temperature).softmax(dim=-1)
-        to_image = (label_similarity(text_labels, every_image_labels, kind) / temperature).softmax(dim=-1)
+        pair = F.one_hot(torch.arange(start, start + len(image), device=image.device), len(every_image)).to(image.dtype)
+        to_text, to_image = (
+            torch.where(own.any(dim=1, keepdim=True), (label_similarity(own, every, kind) / temperature).softmax(dim=-1), pair)
+            for own, every in ((image_labels, every_text_labels), (text_labels, every_image_labels))
+        )
         forth = F.cross_entropy(scale * image @ every_text.T, to_text)
         back = F.cross_entropy(scale * text @ every_image.T, to_image)
         return (forth + back) / 2

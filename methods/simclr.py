@@ -74,7 +74,7 @@ class SimCLR(Vision):
         """
         config, recipe = SimCLRConfig(**image_preset(preset)), tower_recipe(preset)
         if preset == "paper":
-            config = replace(config, image_encoder="resnet50")
+            config = replace(config, image_encoder="resnet50.tv_in1k")
             recipe = replace(
                 recipe, steps=172_000, batch_size=128, learning_rate=3e-4, weight_decay=1e-4, beta2=0.999, warmup=0.01,
                 augment=0.0,

@@ -18,8 +18,8 @@ from benchmark.data.text import train_tokenizer
 from benchmark.errors import UserError
 from benchmark.types import Batch, InputSpec, Step
 from methods.cxr_clip import CXRCLIP, CXRCLIPConfig, multi_view_loss, pool_text, second_view, shuffled
+from methods.encoders import SwinTower
 from methods.medclip import SWIN_TINY
-from methods.swin import SwinTower
 from tests.golden import REFERENCE, Case, assert_gradient, assert_output, needs_golden
 
 REPORTS = ("Heart size is normal. No effusion. No edema.", "", "Small left effusion.", "...", "One. " * 60, "Right opacity.")
@@ -157,7 +157,7 @@ def test_unknown_settings_are_refused() -> None:
     with pytest.raises(UserError, match="view_strength"):
         CXRCLIPConfig(**TINY, view_strength=float("nan"))
     config, recipe = CXRCLIP.preset("paper")
-    assert (config.image_encoder, config.max_tokens, recipe.batch_size) == ("resnet50", 256, 128)
+    assert (config.image_encoder, config.max_tokens, recipe.batch_size) == ("resnet50.tv_in1k", 256, 128)
 
 
 # -------------------------------------------------------------------------------------------- released files

@@ -14,7 +14,7 @@ from benchmark import hub
 from benchmark.data.text import split_sentences, train_tokenizer
 from benchmark.errors import Unavailable, UserError
 from methods import text_encoder
-from methods.encoders import ImageTower, build_image_tower, sincos_positions
+from methods.encoders import ImageTower, SwinTower, build_image_tower, sincos_positions
 from methods.text_encoder import TextTower, sentence_starts
 
 REPORTS = (
@@ -149,6 +149,41 @@ def test_an_unreachable_hub_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> 
 def test_unknown_timm_model_is_named() -> None:
     with pytest.raises(UserError, match=r"'resnet5o' is no timm model"):
         tower("resnet5o")
+
+
+@pytest.mark.parametrize("size", [128, 224])
+def test_a_swin_is_the_same_tower_at_any_size(size: int) -> None:
+    model = tower("swin_tiny_patch4_window7_224", size=size)
+    assert isinstance(model, SwinTower)
+    images = torch.randn(1, 1, 128, 96)
+    with torch.no_grad():
+        maps, tokens = model.maps(images), model.forward_tokens(images)
+    assert [item.shape[1:] for item in maps] == [(96, 32, 24), (192, 16, 12), (384, 8, 6), (768, 4, 3)]
+    assert torch.allclose(tokens.mean(dim=-1), torch.zeros(1, 12), atol=1e-5), "the last map is normalized"
+
+
+def test_a_model_of_one_size_is_refused_when_it_is_built() -> None:
+    with pytest.raises(UserError, match=r"'eva02_tiny_patch14_224' .*image_size=128.*--set image_size=224"):
+        tower("eva02_tiny_patch14_224", size=128)
+    fits = tower("eva02_tiny_patch14_224", size=224)
+    assert fits.forward_tokens(torch.zeros(1, 1, 224, 224)).shape == (1, 256, fits.width)
+
+
+def test_a_model_that_reads_other_sizes_than_its_own_is_built_in_training_mode() -> None:
+    torch.manual_seed(0)
+    model = build_image_tower("xcit_nano_12_p16_224", "none", 128, 1)  # timm calls its size fixed
+    state = torch.get_rng_state()
+    assert all(module.training for module in model.modules())
+    assert model.forward_tokens(torch.zeros(1, 1, 128, 128)).shape == (1, 64, 128)
+    torch.manual_seed(0)
+    build_image_tower("xcit_nano_12_p16_224", "none", 224, 1)
+    assert torch.equal(state, torch.get_rng_state()), "to try a size draws nothing"
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (768, 6, 12, 16), (768, 12, 12, 32)])
+def test_hub_weights_of_a_vit_need_the_shape_they_have(shape: tuple[int, int, int, int]) -> None:
+    with pytest.raises(UserError, match=r"image_weights=timm.*ViT-B/16.*image_width=768.*patch_size=16"):
+        build_image_tower("vit", "timm", 224, 3, shape)
 
 
 def text_tower(tokenizer: Tokenizer, limit: int = 40, weights: str = "none") -> TextTower:

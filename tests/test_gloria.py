@@ -16,7 +16,6 @@ from benchmark.contract import check
 from benchmark.data.text import train_tokenizer
 from benchmark.errors import UserError
 from benchmark.types import Batch, Features, Step, TextBatch
-from methods.convirt import directed_nce
 from methods.gloria import GLoRIA, GLoRIAConfig
 from methods.gloria_attention import (
     combined_similarity,
@@ -29,6 +28,7 @@ from methods.gloria_attention import (
     word_mask,
     word_slots,
 )
+from methods.losses import directed_nce
 from tests.golden import Case, assert_gradient, assert_output, needs_golden
 
 TINY: dict[str, Any] = {
@@ -359,7 +359,7 @@ def test_a_wrong_field_is_named(field: str, value: Any) -> None:
 def test_presets_are_those_of_the_towers_and_the_paper() -> None:
     assert {GLoRIA.preset(name)[0].upsample for name in ("quick", "small")} == {0}
     config, recipe = GLoRIA.preset("paper")
-    assert (config.image_encoder, config.upsample, config.embed_dim, config.max_tokens) == ("resnet50", 299, 768, 97)
+    assert (config.image_encoder, config.upsample, config.embed_dim, config.max_tokens) == ("resnet50.tv_in1k", 299, 768, 97)
     assert (recipe.batch_size, recipe.learning_rate, recipe.clip_norm) == (48, 5e-5, 0.25)
 
 

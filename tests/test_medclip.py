@@ -21,19 +21,19 @@ from benchmark.data.text import train_tokenizer
 from benchmark.errors import UserError
 from benchmark.types import Batch, Step
 from methods import losses
+from methods.aggregation import masked_mean
 from methods.base import tower_preset
+from methods.encoders import SwinTower
 from methods.medclip import (
     SWIN_TINY,
     MedCLIP,
     MedCLIPConfig,
     label_similarity,
-    masked_mean,
     mixed_layers,
     prompt_scores,
     soft_label_loss,
 )
 from methods.published.transformers_keys import SWIN, to_timm
-from methods.swin import SwinTower
 from tests.golden import REFERENCE, Case, assert_gradient, assert_output, needs_golden
 
 REPORTS = ("Heart size is normal. No effusion.", "", "Small left effusion.", "...", "One. " * 60, "Right opacity is new.")
@@ -150,6 +150,35 @@ def test_without_labels_the_loss_is_that_of_clip(tokenizer: Tokenizer) -> None:
     assert torch.allclose(terms["total"], expected)
     (others,) = model.loss(replace(data, targets={"labels": torch.eye(6)}), Step(0, 0, 10))
     assert not torch.allclose(others["total"], expected)
+
+
+@pytest.mark.parametrize("none", [float("nan"), 0.0])
+def test_studies_without_a_finding_are_told_apart_as_by_clip(tokenizer: Tokenizer, none: float) -> None:
+    torch.manual_seed(0)
+    model = MedCLIP(MedCLIPConfig(**TINY), tokenizer).eval()
+    data = batch()
+    (plain,) = model.loss(data, Step(0, 0, 10))
+    (terms,) = model.loss(replace(data, targets={"labels": torch.full((6, 3), none)}), Step(0, 0, 10))
+    torch.testing.assert_close(terms["total"], plain["total"])
+
+
+def test_a_row_without_a_finding_has_its_own_pair_as_target() -> None:
+    """Rows 1 and 3 have none; a row with findings keeps its soft target over all of them."""
+    image, text = (F.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(n)), dim=-1) for n in (0, 1))
+    labels, scale = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]]), torch.tensor(10.0)
+    soft = (label_similarity(labels, labels, "cosine") / 0.1).softmax(dim=-1)
+    target = torch.where(torch.tensor([True, False, True, False]).unsqueeze(1), soft, torch.eye(4))
+    logits = scale * image @ text.T
+    expected = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    torch.testing.assert_close(soft_label_loss(image, text, labels, labels, scale, temperature=0.1), expected)
+    together, apart = torch.ones(4, 8) / 8**0.5, torch.eye(8)[:4]
+    none = torch.zeros(4, 2)
+    values = [float(soft_label_loss(item, item, none, none, scale)) for item in (apart, together)]
+    assert values[0] < 0.01 < values[1]
+
+
+def test_it_says_that_it_learns_from_labels() -> None:
+    assert MedCLIP.learns_from_labels is True
 
 
 def test_it_learns_to_tell_findings_apart(tokenizer: Tokenizer) -> None:

@@ -295,7 +295,8 @@ def test_presets_share_the_tower_and_paper_is_a_resnet() -> None:
     for preset in PRESETS:
         SimCLR.preset(preset)
     config, recipe = SimCLR.preset("paper")
-    assert (config.image_encoder, config.image_size, config.projection_dim, config.temperature) == ("resnet50", 224, 128, 0.1)
+    assert config.image_encoder == "resnet50.tv_in1k"
+    assert (config.image_size, config.projection_dim, config.temperature) == (224, 128, 0.1)
     assert (recipe.batch_size, recipe.learning_rate, recipe.weight_decay) == (128, 3e-4, 1e-4)
 
 

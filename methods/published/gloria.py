@@ -31,6 +31,7 @@ def _configure(start: str, state: State) -> Mapping[str, Scalar]:
         **text, "image_encoder": "resnet50", "image_size": 224, "image_channels": 3, "pixel_stats": PIXEL_STATS,
         "resize": "pad", "upsample": UPSAMPLE, "max_tokens": min(97, int(text["text_positions"] or 97)),
         "embed_dim": state[f"{start}{IMAGE}global_embedder.weight"].shape[0],
+        "sentence_mean": "positions", "start_word": True,  # as trained: [CLS] and [SEP] are parts of a text
     }  # fmt: skip
 
 

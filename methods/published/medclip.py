@@ -1,7 +1,9 @@
 """The two released MedCLIP models: the pytorch_model.bin in their zip files (RyanWangZf/MedCLIP@9c3396f).
 
 Images are padded to a square, resized to 224 with bicubic interpolation and normalised by one mean and deviation, which is
-what our own `pad` does. The released mean of texts counts the padding of the batch; that is --set text_pooling=padded.
+what our own `pad` does. Texts were trained in batches padded to their longest (truncation=True, padding=True, at most 77
+tokens), and their mean counts that padding: the trained value of a text depends on its batch. The default leaves padding out,
+which is what the released code gives for a text alone or for the longest of a batch; --set text_pooling=padded counts it.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from torch import Tensor
 from benchmark.errors import UserError
 from benchmark.published import Converted, Layout, State, rename
 from benchmark.types import Scalar
+from methods.published.transformers_keys import depth, heads
 
 REPORT = "bert_encoder.model"
 ENCODER = "image_tower.model"
@@ -64,13 +65,13 @@ def configure(state: State) -> dict[str, Scalar]:
     pixels = _tensor(state, "decoder_pred.weight", 2).shape[0]
     return {
         "image_encoder": "vit", "image_size": side * patch, "image_channels": channels, "image_width": width,
-        "image_depth": _layers(state, "blocks."), "image_heads": max(1, width // 64), "patch_size": patch,
+        "image_depth": depth(state, "blocks."), "image_heads": heads(width), "patch_size": patch,
         "pixel_stats": "0.4978,0.2449", "resize": "stretch", "positions": "fixed", "position_code": "released",
         "antialias": False, "target_scale": isqrt(pixels // (channels * patch**2)),
-        "decoder_width": decoder_width, "decoder_depth": _layers(state, "decoder_blocks."),
+        "decoder_width": decoder_width, "decoder_depth": depth(state, "decoder_blocks."),
         "decoder_heads": max(1, decoder_width // 128),
-        "text_width": text_width, "text_layers": _layers(state, f"{REPORT}.bert.encoder.layer."),
-        "text_heads": max(1, text_width // 64), "text_positions": positions, "max_tokens": positions,
+        "text_width": text_width, "text_layers": depth(state, f"{REPORT}.bert.encoder.layer."),
+        "text_heads": heads(text_width), "text_positions": positions, "max_tokens": positions,
         "text_types": len(_tensor(state, f"{REPORT}.bert.embeddings.token_type_embeddings.weight", 2)),
         "text_vocabulary": len(_tensor(state, WORDS, 2)), "word_head": "separate", "report_labels": "all",
     }  # fmt: skip
@@ -83,11 +84,6 @@ def convert(state: State) -> Converted:
         if (value := converted.state.get(name)) is not None:
             converted.state[name] = value.reshape(shape) if shape else value.flatten(0, -2)  # (1, N, D) -> (N, D)
     return converted
-
-
-def _layers(state: State, prefix: str) -> int:
-    """How many layers are numbered after a prefix."""
-    return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
 
 
 def _tensor(state: State, key: str, axes: int) -> Tensor:
