@@ -92,7 +92,7 @@ class Runner:
     def _context(self, entrant: Entrant, eval_seed: int) -> Context:
         return Context(
             device=self.device,
-            cache=self.options.cache or Path(os.environ.get("BENCHMARK_CACHE", self.options.out / "cache")),
+            cache=self.options.cache or Path(os.environ.get("BENCHMARK_CACHE") or self.options.out / "cache"),
             precision=self.options.precision,
             batch_size=self.options.batch_size,
             workers=self.options.workers,

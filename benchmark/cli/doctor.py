@@ -80,7 +80,7 @@ def _folders(out: Path) -> list[str]:
     print(f"{'BENCHMARK_DATA':<30}{root or 'not set: real sets need it or --data-root; the phantom and csv:DIR do not'}")
     if root and not Path(root).is_dir():
         problems.append(f"BENCHMARK_DATA={root} is not a folder; set it to where the sets lie")
-    cache = Path(os.environ.get("BENCHMARK_CACHE", out / "cache"))
+    cache = Path(os.environ.get("BENCHMARK_CACHE") or out / "cache")
     print(f"{'cache of decoded pixels':<30}{cache}")
     here = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
     print(f"{'free space for results':<30}{shutil.disk_usage(here).free / 2**30:.1f} GiB at {here}")

@@ -34,5 +34,11 @@ SOURCES: Registry[Callable[[str, SourceOptions], Source]] = Registry(
     entries={
         "phantom": "benchmark.data.phantom:open_source",
         "csv": "benchmark.data.sources.csv_folder:open_source",
+        "nih": "benchmark.data.sources.nih:open_source",
+        "object-cxr": "benchmark.data.sources.object_cxr:open_source",
+        "open-i": "benchmark.data.sources.open_i:open_source",
+        "covidx": "benchmark.data.sources.covidx:open_source",
+        "tbx11k": "benchmark.data.sources.tbx11k:open_source",
+        "covid-rural": "benchmark.data.sources.covid_rural:open_source",
     },
 )

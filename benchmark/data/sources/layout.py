@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
@@ -95,7 +96,10 @@ def read_table(path: Path, columns: Sequence[str], layout: Layout, delimiter: st
             f"{path} is not UTF-8 (byte {error.start}), as {layout.title} publishes it; download it again from {layout.page}"
         ) from error
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    table = [(reader.line_num, cells) for cells in reader if any(cells)]
+    try:
+        table = [(reader.line_num, cells) for cells in reader if any(cells)]
+    except csv.Error as error:
+        raise UserError(f"{path} line {reader.line_num} is no table ({error}); download it again from {layout.page}") from error
     header = [name.strip() for name in table[0][1]] if table else []
     missing = [name for name in columns if name not in header]
     if missing:
@@ -121,12 +125,18 @@ def inside(root: Path, relative: str, where: str) -> str:
         raise UserError(f"{where} names {relative!r}, a path that leaves {root}; the table was changed, download it again")
     path = root / pure
     try:
-        real = path.resolve() if path.is_symlink() else path.parent.resolve() / path.name
+        real = path.resolve() if path.is_symlink() else _real(path.parent) / path.name
     except (OSError, RuntimeError) as error:
         raise UserError(f"{where} names {relative!r}, a link that leads in a circle; replace it by the file") from error
-    if not real.is_relative_to(root.resolve()):
+    if not real.is_relative_to(_real(root)):
         raise UserError(f"{where} names {relative!r}, a link that leads out of {root}; copy the file into the folder")
     return pure.as_posix()
+
+
+@lru_cache(maxsize=4096)
+def _real(folder: Path) -> Path:
+    """A folder without links; asked for once a folder, not once a file."""
+    return folder.resolve()
 
 
 def keep_where(rows: list[dict[str, str]], where: Iterable[tuple[str, str]], path: Path) -> list[dict[str, str]]:
@@ -136,7 +146,9 @@ def keep_where(rows: list[dict[str, str]], where: Iterable[tuple[str, str]], pat
             raise unknown(f"column in --where (of {path.name})", column, list(rows[0]))
         kept = [row for row in rows if row[column] == value]
         if not kept:
-            raise UserError(f"--where {column}={value} leaves no row of {path.name}")
+            there = sorted({row[column] for row in rows})
+            shown = ", ".join(map(repr, there[:5])) + (", ..." if len(there) > 5 else "")
+            raise UserError(f"--where {column}={value} leaves no row of {path.name}; values of {column!r} are {shown}")
         rows = kept
     return rows
 
