@@ -27,8 +27,13 @@ class Comparison:
     difference: Metric
 
 
-def compare(out: Path, first: str, second: str, metric: str, draws: int, tasks: Any = None) -> list[Comparison]:
+def compare(
+    out: Path, first: str, second: str, metric: str, draws: int, tasks: Any = None
+) -> tuple[list[Comparison], list[str]]:
     """Comparisons of every cell that both methods have finished under the same protocol, rows and seeds.
+
+    Returns:
+        The comparisons, and "name@hash" of protocols that this version no longer has and left out.
 
     Args:
         first, second: method names, or result keys where a method has several configurations.
@@ -40,10 +45,19 @@ def compare(out: Path, first: str, second: str, metric: str, draws: int, tasks: 
     results = [store.read(path.stem) for path in sorted((out / "results").glob("*.json"))]
     finished = [result for result in results if result is not None and result.status == "ok"]
     ours, theirs = _by_cell(finished, first), _by_cell(finished, second)
-    return [
-        _compare(store, ours[cell], theirs[cell], metric, draws, tasks)
-        for cell in sorted(ours.keys() & theirs.keys(), key=repr)
-    ]
+    if tasks is None:
+        from importlib import import_module
+
+        tasks = import_module("tasks").TASKS  # by name: the core imports no task
+    made, left_out = [], []
+    for cell in sorted(ours.keys() & theirs.keys(), key=repr):
+        task = tasks.load(ours[cell].spec.task)()
+        protocol = _protocol(task, ours[cell])
+        if protocol is None:
+            left_out.append(f"{ours[cell].spec.protocol}@{ours[cell].spec.protocol_hash}")
+        else:
+            made.append(_compare(store, (ours[cell], theirs[cell]), (task, protocol), metric, draws))
+    return made, list(dict.fromkeys(left_out))
 
 
 def _by_cell(results: list[RunResult], name: str) -> dict[tuple[Any, ...], RunResult]:
@@ -64,13 +78,8 @@ def _by_cell(results: list[RunResult], name: str) -> dict[tuple[Any, ...], RunRe
     return found
 
 
-def _compare(store: Store, ours: RunResult, theirs: RunResult, metric: str, draws: int, tasks: Any) -> Comparison:
-    if tasks is None:
-        from importlib import import_module
-
-        tasks = import_module("tasks").TASKS  # by name: the core imports no task
-    task = tasks.load(ours.spec.task)()
-    protocol = _protocol(task, ours)
+def _compare(store: Store, pair: tuple[RunResult, RunResult], how: tuple[Any, Protocol], metric: str, draws: int) -> Comparison:
+    (ours, theirs), (task, protocol) = pair, how
     first, second = (read_predictions(store.predictions_path(result.key)) for result in (ours, theirs))
     first, second = _shared_rows(first, second)
     metric = metric or ours.primary
@@ -89,12 +98,13 @@ def _compare(store: Store, ours: RunResult, theirs: RunResult, metric: str, draw
     return Comparison(spec.protocol, spec.label_fraction, spec.seed, metric, left, right, difference)
 
 
-def _protocol(task: Any, result: RunResult) -> Protocol:
+def _protocol(task: Any, result: RunResult) -> Protocol | None:
+    """The literal a result was made under; None where this version has another under its name."""
     for preset in ("quick", "small", "paper"):
         for protocol in task.protocols(preset):
             if protocol.hash == result.spec.protocol_hash:
                 return protocol  # type: ignore[no-any-return]
-    raise UserError(f"protocol {result.spec.protocol}@{result.spec.protocol_hash} is not one of this version's; run it again")
+    return None
 
 
 def _shared_rows(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:

@@ -40,11 +40,15 @@ def main(arguments: argparse.Namespace) -> int:
 
     from benchmark.comparison import compare
 
-    rows = compare(arguments.out, arguments.first, arguments.second, arguments.metric, arguments.draws)
+    rows, left_out = compare(arguments.out, arguments.first, arguments.second, arguments.metric, arguments.draws)
+    if not rows and left_out:
+        raise UserError(f"{', '.join(left_out)}: protocols that this version no longer has; run both methods again")
     if not rows:
         raise UserError(f"{arguments.first} and {arguments.second} share no finished cell in {arguments.out}; see `report`")
     headers = ("protocol", "labels", "seed", "metric", arguments.first, arguments.second, "difference", "95 %", "")
     print(tabulate([_line(row) for row in rows], headers=headers))
+    for name in left_out:
+        print(f"left out: {name}, which this version no longer has; run both methods again")
     return 0
 
 
