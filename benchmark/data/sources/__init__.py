@@ -34,6 +34,8 @@ SOURCES: Registry[Callable[[str, SourceOptions], Source]] = Registry(
     entries={
         "phantom": "benchmark.data.phantom:open_source",
         "csv": "benchmark.data.sources.csv_folder:open_source",
+        "chexpert": "benchmark.data.sources.chexpert:open_source",
+        "mimic-cxr": "benchmark.data.sources.mimic_cxr:open_source",
         "nih": "benchmark.data.sources.nih:open_source",
         "object-cxr": "benchmark.data.sources.object_cxr:open_source",
         "open-i": "benchmark.data.sources.open_i:open_source",

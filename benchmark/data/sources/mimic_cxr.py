@@ -1,0 +1,279 @@
+"""MIMIC-CXR-JPG 2.x as downloaded, with the reports of MIMIC-CXR where they are unpacked: `mimic-cxr`.
+
+    ROOT/mimic-cxr-2.0.0-{metadata,split,chexpert}.csv[.gz], negbio too where it is there (2.1.0 keeps these names)
+    ROOT/files/p10/p10000032/s50414267/02aa804e-....jpg
+    reports, as mimic-cxr-reports.zip unpacks: files/p10/p10000032/s50414267.txt below ROOT, ROOT/mimic-cxr-reports or the
+    folder above, or in mimic-cxr/2.x.0 two folders above (as wget mirrors PhysioNet)
+
+Facts (Johnson et al., MIMIC-CXR-JPG 2.1.0, PhysioNet, doi 10.13026/jsn5-t979): 377,110 images; 227,827 studies with
+labels, those no labeler could label have no row; labels are of studies, alphabetical in the table; train, validate, test.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import product
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.data.sections import report_sections
+from benchmark.data.sources import SourceOptions
+from benchmark.data.sources.chexpert import CLASSES, read_inside, read_labels, settle, stream_table
+from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, version_of
+from benchmark.errors import ImageError, UserError
+from benchmark.types import Record, digest
+
+PAGE = "https://physionet.org/content/mimic-cxr-jpg/"
+LAYOUT = Layout(name="mimic-cxr", title="MIMIC-CXR-JPG", page=PAGE, files=(), folder="mimic-cxr-jpg")
+HAND_LABELS = "mimic-cxr-2.1.0-test-set-labeled.csv"  # its presence tells 2.1.0 from 2.0.0
+SPLITS = {"train": "train", "validate": "val", "test": "test"}
+_METADATA = (
+    "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "StudyDate",
+    "ViewCodeSequence_CodeMeaning",
+)  # fmt: skip
+_SPLIT = ("dicom_id", "study_id", "subject_id", "split")
+# Decubitus and axial images are frontal. Obliques and swimmers are neither, so their view stays unknown.
+_VIEWS = {
+    "PA": "PA", "AP": "AP", "LATERAL": "LATERAL", "LL": "LATERAL", "RL": "LATERAL", "XTABLE LATERAL": "LATERAL",
+    "AP AXIAL": "FRONTAL", "AP LLD": "FRONTAL", "AP RLD": "FRONTAL", "PA LLD": "FRONTAL", "PA RLD": "FRONTAL",
+}  # fmt: skip
+_CODED = {  # ViewCodeSequence_CodeMeaning, for rows without ViewPosition
+    "postero-anterior": "PA", "antero-posterior": "AP", "lateral": "LATERAL",
+    "left lateral": "LATERAL", "right lateral": "LATERAL",
+}  # fmt: skip
+_PROBES = 200  # studies looked up to tell whether a folder holds reports
+_READERS = 16  # threads: reports are many small files, and disks in networks answer slowly
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MimicCxr:
+    """The checked tables, the reports and the images. A `benchmark.types.Source`, made by `open_source`.
+
+    uid: dicom_id. Labels: of the CheXpert labeler; 1, 0, and nan for what is not mentioned, uncertain, or of a study without
+    labels. Record.attributes: "uncertain" and "negbio_disagrees" (classes on which the two labelers differ) joined by ";",
+    "ViewPosition" as written, "StudyDate", "procedure", and "report": "missing", "empty" or "no sections" where reports are
+    there but this one says nothing.
+    flags: "no-reports" where no folder of reports was found, "partial-reports" where some are missing.
+    """
+
+    root: Path
+    version: str
+    records: tuple[Record, ...]
+    flags: tuple[str, ...] = ()
+    name: str = "mimic-cxr"
+    classes: tuple[str, ...] = CLASSES
+    mask_names: tuple[str, ...] = ()
+    box_classes: tuple[str, ...] = ()
+
+    def image(self, record: Record) -> NDArray[np.uint8]:
+        """(H, W) uint8. Raises ImageError."""
+        return read_inside(self.root, record)
+
+    def mask(self, record: Record, name: str) -> NDArray[np.uint8]:
+        """Raises ImageError: the set has no masks."""
+        raise ImageError(record.uid, f"{self.name} has no mask {name!r}; use a set with masks")
+
+    def with_policy(self, policy: str) -> Self:
+        """The same set with the labels of a policy, which its version names. Raises UserError for an unknown one."""
+        return replace(self, records=settle(self.records, policy), version=f"{self.version}+{policy}")
+
+
+def open_source(location: str, options: SourceOptions) -> MimicCxr:
+    """Reads and checks the tables and reads the reports; opens no image. `--where` takes the columns of metadata and split.
+
+    Raises:
+        UserError: one sentence naming the table, row or folder and the way out.
+    """
+    root = _find(location, options)
+    inside(root, "files", "the layout")
+    tables = {kind: _table(root, kind) for kind in ("metadata", "split", "chexpert", "negbio")}
+    files = {path.name: path for path in tables.values() if path is not None}
+    rows = _rows(_need(tables, "metadata", root), _need(tables, "split", root))
+    rows = keep_where(rows, options.where, Path("metadata and split"))
+    studies = {row["study_id"]: row["subject_id"] for row in rows}
+    labels = _labels(_need(tables, "chexpert", root))
+    negbio = _labels(tables["negbio"]) if tables["negbio"] is not None else {}
+    folder = _report_root(root, studies)
+    texts = {} if folder is None else _reports(folder, studies)
+    missing = sum(text is None for text in texts.values())
+    release = "2.1.0" if (root / HAND_LABELS).is_file() else "2.0.0"
+    return MimicCxr(
+        root=root,
+        version=_version(release, files, options, texts),
+        records=tuple(_records(rows, labels, negbio, texts)),
+        flags=("no-reports",) if folder is None else ("partial-reports",) if missing else (),
+    )
+
+
+def _find(location: str, options: SourceOptions) -> Path:
+    """The root, its tables packed or not, in any mixture."""
+    refused: UserError | None = None
+    for endings in product((".csv.gz", ".csv"), repeat=2):
+        tables = tuple(f"mimic-cxr-2.0.0-{kind}{ending}" for kind, ending in zip(("metadata", "split"), endings))
+        try:
+            return find_root(replace(LAYOUT, files=(*tables, "files")), location, options)
+        except UserError as error:
+            refused = refused or error
+    raise refused or UserError(f"--data {LAYOUT.name}: no folder was tried; name one")
+
+
+def _table(root: Path, kind: str) -> Path | None:
+    paths = [root / f"mimic-cxr-2.0.0-{kind}{ending}" for ending in (".csv.gz", ".csv")]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _need(tables: Mapping[str, Path | None], kind: str, root: Path) -> Path:
+    path = tables[kind]
+    if path is None:
+        raise UserError(f"{root} lacks mimic-cxr-2.0.0-{kind}.csv.gz; download it from {PAGE}")
+    return path
+
+
+def _rows(metadata: Path, split: Path) -> list[dict[str, str]]:
+    """The rows of metadata with their split, each image once and each study of one subject."""
+    again = f"take both tables from one release ({PAGE})"
+    splits: dict[str, dict[str, str]] = {}
+    for row in stream_table(split, _SPLIT, LAYOUT):
+        if row["split"] not in SPLITS:
+            raise UserError(f"{split} has the split {row['split']!r}, not one of {', '.join(SPLITS)}; {again}")
+        if splits.setdefault(row["dicom_id"], row) is not row:
+            raise UserError(f"{split} has the image {row['dicom_id']} twice; {again}")
+    rows = []
+    subjects: dict[str, str] = {}
+    for row in stream_table(metadata, _METADATA, LAYOUT):
+        image, study, subject = row["dicom_id"], row["study_id"], row["subject_id"]
+        other = splits.pop(image, None)
+        if other is None:
+            raise UserError(f"{metadata} has the image {image} twice, or {split.name} lacks it; {again}")
+        if not (subject.isdigit() and study.isdigit() and image.replace("-", "").isalnum()):
+            raise UserError(f"{metadata} names subject {subject!r}, study {study!r}, image {image!r}, not two numbers and an "
+                            f"identifier; {again}")  # fmt: skip
+        if (other["study_id"], other["subject_id"]) != (study, subject) or subjects.setdefault(study, subject) != subject:
+            raise UserError(f"image {image} or its study {study} is of another study or subject elsewhere in {metadata.name} "
+                            f"or {split.name}; {again}")  # fmt: skip
+        rows.append(row | {"split": other["split"]})
+    if splits or not rows:
+        raise UserError(
+            f"{split} has {len(splits)} images that {metadata} lacks, such as {next(iter(splits), 'all')!r}; {again}"
+        )
+    return rows
+
+
+def _labels(path: Path) -> dict[str, tuple[tuple[float, ...], str]]:
+    """Study -> labels (K,) and the uncertain classes."""
+    found: dict[str, tuple[tuple[float, ...], str]] = {}
+    for row in stream_table(path, ("subject_id", "study_id", *CLASSES), LAYOUT):
+        try:
+            value = read_labels(row)
+        except KeyError as error:
+            raise UserError(f"{path} has the label {error.args[0]!r} for study {row['study_id']}, not 1.0, 0.0, -1.0 or blank; "
+                            f"download it again from {PAGE}") from error  # fmt: skip
+        kept = found.setdefault(row["study_id"], value)
+        if kept is not value and _differ(kept, value):
+            raise UserError(f"{path} has study {row['study_id']} twice with other labels; download it again from {PAGE}")
+    return found
+
+
+def _place(subject: str, study: str) -> str:
+    return f"files/p{subject[:2]}/p{subject}/s{study}"
+
+
+def _report_root(root: Path, studies: Mapping[str, str]) -> Path | None:
+    """The folder below which reports lie; None where there are none."""
+    above = [root.parent.parent / "mimic-cxr" / release for release in ("2.1.0", "2.0.0")]
+    items = list(studies.items())
+    probes = [_place(subject, study) + ".txt" for study, subject in items[:: max(1, len(items) // _PROBES)]]
+    for folder in (root, root / "mimic-cxr-reports", root.parent / "mimic-cxr-reports", *above):
+        if any((folder / probe).is_file() for probe in probes):
+            return folder
+    packed = next((path for path in (root, root.parent) if (path / "mimic-cxr-reports.zip").is_file()), None)
+    if packed is not None:
+        raise UserError(f"{packed} holds mimic-cxr-reports.zip and no reports; unpack it there")
+    return None
+
+
+def _reports(folder: Path, studies: Mapping[str, str]) -> dict[str, str | None]:
+    """Study -> text of its report, None where the file is missing."""
+
+    def read(item: tuple[str, str]) -> str | None:
+        place = inside(folder, _place(item[1], item[0]) + ".txt", "the table of studies")
+        try:
+            return (folder / place).read_bytes().decode("utf-8-sig")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UserError(f"{folder / place} cannot be read ({error.strerror}); check its permissions") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{folder / place} is not UTF-8 (byte {error.start}); unpack the reports again") from error
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip(studies, pool.map(read, studies.items())))
+
+
+def _version(release: str, files: Mapping[str, Path], options: SourceOptions, texts: Mapping[str, str | None]) -> str:
+    """The version of the tables, with a digest of the reports where there are any."""
+    version = version_of(release, files, options)
+    if not texts:
+        return version
+    hashes = [(study, None if text is None else sha256(text.encode()).hexdigest()) for study, text in sorted(texts.items())]
+    return f"{version}-{digest(hashes, 8)}"
+
+
+def _records(
+    rows: Iterable[Mapping[str, str]],
+    labels: Mapping[str, tuple[tuple[float, ...], str]],
+    negbio: Mapping[str, tuple[tuple[float, ...], str]],
+    texts: Mapping[str, str | None],
+) -> Iterable[Record]:
+    unlabelled = ((math.nan,) * len(CLASSES), "")
+    sections: dict[str, dict[str, str]] = {}
+    for row in rows:
+        study, subject = row["study_id"], row["subject_id"]
+        if study not in sections:
+            sections[study] = report_sections(texts.get(study) or "")
+        values, uncertain = labels.get(study, unlabelled)
+        position = row["ViewPosition"].upper()
+        attributes = {
+            "uncertain": uncertain,
+            "negbio_disagrees": _differ((values, uncertain), negbio[study]) if study in negbio else "",
+            "ViewPosition": row["ViewPosition"],
+            "StudyDate": row["StudyDate"],
+            "procedure": row["PerformedProcedureStepDescription"],
+            "report": _silence(texts.get(study, ""), sections[study]) if texts else "",
+        }
+        yield Record(
+            uid=row["dicom_id"],
+            patient=subject,
+            study=study,
+            split=SPLITS[row["split"]],
+            image=f"{_place(subject, study)}/{row['dicom_id']}.jpg",
+            view=_VIEWS.get(position, "") if position else _CODED.get(row["ViewCodeSequence_CodeMeaning"].lower(), ""),
+            sections=sections[study],
+            labels=values,
+            attributes={name: value for name, value in attributes.items() if value},
+        )
+
+
+def _differ(one: tuple[tuple[float, ...], str], other: tuple[tuple[float, ...], str]) -> str:
+    """The classes to which two labelers give another of: 1, 0, uncertain, not mentioned."""
+    states = [
+        [("uncertain" if name in uncertain.split(";") else str(value)) for name, value in zip(CLASSES, values)]
+        for values, uncertain in (one, other)
+    ]
+    return ";".join(name for name, first, second in zip(CLASSES, *states) if first != second)
+
+
+def _silence(text: str | None, sections: Mapping[str, str]) -> str:
+    """Why a report says nothing; empty where it says something."""
+    if text is None:
+        return "missing"
+    if not text.strip():
+        return "empty"
+    return "" if sections.keys() & {"findings", "impression", "report"} else "no sections"
