@@ -7,7 +7,6 @@ import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
@@ -125,18 +124,12 @@ def inside(root: Path, relative: str, where: str) -> str:
         raise UserError(f"{where} names {relative!r}, a path that leaves {root}; the table was changed, download it again")
     path = root / pure
     try:
-        real = path.resolve() if path.is_symlink() else _real(path.parent) / path.name
+        real = path.resolve() if path.is_symlink() else path.parent.resolve() / path.name
     except (OSError, RuntimeError) as error:
         raise UserError(f"{where} names {relative!r}, a link that leads in a circle; replace it by the file") from error
-    if not real.is_relative_to(_real(root)):
+    if not real.is_relative_to(root.resolve()):
         raise UserError(f"{where} names {relative!r}, a link that leads out of {root}; copy the file into the folder")
     return pure.as_posix()
-
-
-@lru_cache(maxsize=4096)
-def _real(folder: Path) -> Path:
-    """A folder without links; asked for once a folder, not once a file."""
-    return folder.resolve()
 
 
 def keep_where(rows: list[dict[str, str]], where: Iterable[tuple[str, str]], path: Path) -> list[dict[str, str]]:
