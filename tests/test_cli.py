@@ -22,9 +22,9 @@ ROOT = Path(__file__).parents[1]
 # -------------------------------------------------------------------------------------------- names and values
 
 REQUESTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "unknown method": (("--method", "mrc"), ("unknown method 'mrc'", "did you mean mcr?")),
-    "one unknown of two methods": (("--method", "mcr,klip"), ("unknown method 'klip'", "did you mean clip?")),
-    "a method without any near name": (("--method", "xyzzy"), ("unknown method 'xyzzy'", "known: clip, imagenet, mcr, random")),
+    "unknown method": (("--method", "mrc"), ("unknown method 'mrc'", "did you mean mrm or mcr")),
+    "one unknown of two methods": (("--method", "mcr,klip"), ("unknown method 'klip'", "did you mean clip or")),
+    "a method without any near name": (("--method", "xyzzy"), ("unknown method 'xyzzy'", "known: biomedclip, biovil_t, clip, convirt")),
     "no method": (("--method", ","), ("--method names nothing",)),
     "unknown task": (("--task", "retreival"), ("unknown task 'retreival'", "did you mean retrieval?")),
     "unknown dataset": (("--data", "fantom"), ("unknown dataset 'fantom'", "did you mean phantom?")),
@@ -97,8 +97,8 @@ def test_debug_shows_the_traceback_as_well(command: Command) -> None:
         (("report",), "has no results"),
         (("list", "datasets", "--show", "fantom"), "did you mean phantom"),
         (("pretrain", "--method", "random", "--data", "toy"), "none of random is trained"),
-        (("efficiency", "--method", "mrc"), "did you mean mcr"),
-        (("check-method", "mrc"), "did you mean mcr"),
+        (("efficiency", "--method", "mrc"), "did you mean mrm or mcr"),
+        (("check-method", "mrc"), "did you mean mrm or mcr"),
         (("check-method", "nowhere.at.all:Thing"), "cannot be imported"),
         (("check-method", "mcr", "--set", "steps=x"), "expected int"),
     ],
@@ -148,7 +148,7 @@ print(json.dumps(found))
 def test_the_program_ends_as_it_says(tmp_path: Path) -> None:
     done = python("-m", "benchmark", "run", "--method", "mrc", "--out", str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: unknown method 'mrc'; did you mean mcr?\n"
+    assert done.stderr == "error: unknown method 'mrc'; did you mean mrm or mcr or mgca?\n"
     assert python("-m", "benchmark", "--version").stdout.strip() == __version__
 
 

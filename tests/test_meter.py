@@ -89,13 +89,13 @@ def test_host_memory_is_a_peak_since_the_start() -> None:
     meter = Meter()
     meter.start()
     before = meter.cost().peak_host_mib
-    held = np.ones(64 * 2**20, np.uint8)
+    held = np.ones(256 * 2**20, np.uint8)
     held.sum()
     del held
     after = meter.cost().peak_host_mib
     assert before is not None
     assert after is not None
-    assert after - before > 50  # the array is gone, its peak is not
+    assert after - before > 100  # the array is gone, its peak is not; other pages may have been taken back meanwhile
 
 
 def test_a_multiply_accumulate_counts_once() -> None:

@@ -186,10 +186,10 @@ def test_a_diverged_pretraining_fails_its_cells_and_no_others(command: Command, 
 
 
 def test_features_that_are_not_finite_fail_and_name_a_row(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def encode(self: Random, images: Tensor) -> Features:
-        return Features(torch.full((len(images), 4), float("nan")))
+    def encode(self: Random, images: Tensor) -> Tensor:
+        return torch.full((len(images), 4), float("nan"))
 
-    monkeypatch.setattr(Random, "encode_image", encode)
+    monkeypatch.setattr(Random, "tower_features", encode)
     assert command.run("random", "classification", "--labels", "1") == 1
     (result,) = command.results()
     assert result.error is not None
@@ -271,6 +271,9 @@ class Constant(Random):
     def encode_image(self, images: Tensor) -> Features:
         found = super().encode_image(images)
         return Features(torch.ones_like(found.pooled) / found.pooled.shape[1] ** 0.5)
+
+    def tower_features(self, images: Tensor) -> Tensor:
+        return torch.ones_like(super().tower_features(images))
 
     def encode_text(self, text: TextBatch) -> Features:
         found = super().encode_text(text)
