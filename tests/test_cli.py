@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 REQUESTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown method": (("--method", "mrc"), ("unknown method 'mrc'", "did you mean mrm or mcr")),
     "one unknown of two methods": (("--method", "mcr,klip"), ("unknown method 'klip'", "did you mean clip or")),
-    "a method without any near name": (("--method", "xyzzy"), ("unknown method 'xyzzy'", "known: biomedclip, biovil_t, clip, convirt")),
+    "a method without any near name": (("--method", "xyzzy"), ("unknown method 'xyzzy'", "known: biomedclip, biovil_t, clip")),
     "no method": (("--method", ","), ("--method names nothing",)),
     "unknown task": (("--task", "retreival"), ("unknown task 'retreival'", "did you mean retrieval?")),
     "unknown dataset": (("--data", "fantom"), ("unknown dataset 'fantom'", "did you mean phantom?")),
