@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from benchmark.data.geometry import Geometry
 from benchmark.data.pixels import PixelCache
 from benchmark.data.splits import check_records, nested_fraction, select
+from benchmark.data.stamps import version_with_sizes
 from benchmark.data.text import join_sections
 from benchmark.types import SPLITS, InputSpec, Protocol, Record, Source, digest
 
@@ -33,7 +34,7 @@ class Dataset:
         check_records(source)
         self.source = source
         self.name = source.name
-        self.version = source.version
+        self.version = version_with_sizes(source)
         self.classes = source.classes
         self._caches: dict[InputSpec, PixelCache] = {}
 

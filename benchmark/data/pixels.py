@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from benchmark.data.geometry import Geometry
 from benchmark.data.images import decode_all
+from benchmark.data.stamps import cache_stamp
 from benchmark.errors import ImageError, UserError
 from benchmark.store import TEMPORARY, sync_folder
 from benchmark.types import InputSpec, Record, Source, canonical_json, digest
@@ -118,7 +119,9 @@ def cache_key(source: Source, spec: InputSpec) -> str:
     """16 hexadecimal digits over everything that decides cached pixels."""
     rows = [(record.uid, record.image) for record in source.records]
     policy = (spec.size, spec.resize, spec.interpolation)
-    return digest([FORMAT, PIL.__version__, source.name, source.version, policy, rows])
+    known = [FORMAT, PIL.__version__, source.name, source.version, policy, rows]
+    stamp = cache_stamp(source)
+    return digest(known if stamp is None else [*known, stamp])
 
 
 def _read_index(folder: Path, key: str, spec: InputSpec) -> dict[str, Any] | None:
