@@ -98,7 +98,7 @@ class ConVIRT(VisionLanguage):
             return ConVIRTConfig(**towers, projection_width=towers.get("embed_dim", 128)), recipe
         towers |= {"image_encoder": "resnet50.tv_in1k"}
         # LoVT's: Adam, the rate halved on a plateau (patience 12), up to 500 epochs, stopped after 15 without a gain, and
-        # crops, flips and blur. The shared loop has AdamW, a cosine, no flips; 50 epochs of 217,000 pairs.
+        # crops, flips and blur. The shared loop has AdamW, a cosine, no flips; about 50 epochs of 220,000 pairs.
         recipe = Recipe(steps=340_000, batch_size=32, learning_rate=1e-4, weight_decay=1e-6, beta2=0.999, warmup=0.01)
         return ConVIRTConfig(**towers, projection_width=2048, frozen_text_layers=6), recipe
 

@@ -139,7 +139,7 @@ def place_positions(config: MAEConfig, tower: ImageTower, code: Tensor) -> None:
 
 
 def draw_mask(images: Tensor, patches: int, ratio: float) -> ImageMask:
-    """Which patches of B images to hide; drawn from the global generator on the CPU, so the same on every device."""
+    """Which patches of images (B, C, h, w) to hide, 0 <= ratio < 1; drawn on the CPU, so the same on every device."""
     return image_mask(torch.rand(len(images), patches).to(images.device), ratio)
 
 

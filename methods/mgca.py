@@ -151,7 +151,7 @@ class MGCA(VisionLanguage):
                 "head_width": 2048, "prototypes": 500, "upsample": UPSAMPLE, "text_cleaning": "words",
                 "text_layers_kept": 6,
             }  # fmt: skip
-            # 50 epochs of about 217,000 pairs, in single precision as the released command runs
+            # about 50 epochs of a round 220,000 pairs (our figure), in single precision as the released command runs
             recipe = replace(
                 recipe, steps=75_000, batch_size=144, learning_rate=2e-5, weight_decay=0.05, beta2=0.999, warmup=0.4,
                 clip_norm=0.0, precision="fp32",

@@ -22,7 +22,7 @@ def temperature_at(start: float, schedule: str, progress: float) -> float:
 
 
 def gumbel_noise(logits: Tensor) -> Tensor:
-    """Standard Gumbel noise of the shape and device of the logits, from the global generator."""
+    """logits (..., K) float32 -> standard Gumbel noise (..., K) float32 on the same device, from the global generator."""
     return -torch.empty_like(logits).exponential_().log()
 
 
