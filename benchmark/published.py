@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from benchmark import weights
 from benchmark.errors import UserError
 from benchmark.hub import tokenizer_beside
 from benchmark.types import Scalar
+
+if TYPE_CHECKING:
+    from benchmark.data.dataset import Dataset
 
 State = Mapping[str, Tensor]
 
@@ -102,6 +105,19 @@ def overlaps(pretraining_data: Sequence[str], dataset: str) -> bool:
     """
     seen = {family for name in pretraining_data for family in _families(name)}
     return bool(seen & _families(dataset))
+
+
+def saw_test(corpus: Dataset, data: Dataset) -> bool:
+    """Whether pretraining on one data set may have seen test images of another.
+
+    Of one set under two splits, patients tell; of two sets, their names do, as in `overlaps`.
+    """
+    if corpus is data:
+        return False
+    if corpus.name != data.name:
+        return overlaps((corpus.name,), data.name)
+    taught = {record.patient for record in corpus.rows("train")}
+    return any(record.patient in taught for record in data.rows("test"))
 
 
 def _families(name: str) -> set[str]:

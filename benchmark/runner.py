@@ -18,10 +18,10 @@ from benchmark.context import Context, choose_device
 from benchmark.data.dataset import Dataset
 from benchmark.errors import Unavailable, Unsupported, UserError
 from benchmark.meter import Meter, count_gmacs, count_parameters
-from benchmark.plan import Cell, Entrant, RunOptions, cells, entrants, open_dataset, reference_spec, refusal
+from benchmark.plan import Cell, Entrant, RunOptions, cells, entrants, open_corpus, open_dataset, reference_spec, refusal
 from benchmark.prepare import prepare
 from benchmark.pretrain import Pretrained
-from benchmark.published import overlaps
+from benchmark.published import overlaps, saw_test
 from benchmark.registry import Registry
 from benchmark.statistics import with_intervals
 from benchmark.store import Store, read_predictions
@@ -60,10 +60,11 @@ class Runner:
 
     def plan(self) -> tuple[tuple[Dataset, tuple[Cell, ...]], ...]:
         """The cells of each data set. Raises UserError for anything that is wrong before work begins."""
-        found = []
+        corpus, found = open_corpus(self.options), []
         for text in self.options.data:
-            data = open_dataset(text, self.options)
-            found.append((data, cells(self.options, self.tasks, data, entrants(self.options, self.methods, data))))
+            same = corpus is not None and text == self.options.pretrain_data and not self.options.where
+            data = corpus if corpus is not None and same else open_dataset(text, self.options)
+            found.append((data, cells(self.options, self.tasks, data, entrants(self.options, self.methods, data, corpus))))
         return tuple(found)
 
     def run(self) -> Summary:
@@ -83,7 +84,7 @@ class Runner:
             data = open_dataset(text, self.options)
             for entrant in entrants(self.options, self.methods, data):
                 if entrant.pretraining is not None:
-                    _, record, _ = prepare(data, entrant, self.store, self._context(entrant, 0))
+                    _, record, _ = prepare(entrant, self.store, self._context(entrant, 0))
                     found += [record] if record else []
         if not found:
             raise UserError(f"none of {', '.join(self.options.methods)} is trained; see `list methods`")
@@ -124,7 +125,7 @@ class Runner:
             return
         context = self._context(entrant, 0)
         try:
-            method, record, notes = prepare(data, entrant, self.store, context)
+            method, record, notes = prepare(entrant, self.store, context)
         except Exception as error:  # noqa: BLE001
             for cell in runnable:
                 self._keep(self._failure(cell, error))
@@ -272,14 +273,16 @@ def _flags(cell: Cell, data: Dataset, predictions: Predictions) -> tuple[str, ..
 
 
 def _weight_flags(cell: Cell, data: Dataset) -> list[str]:
-    """ "overlap": published weights that saw images of this set, perhaps its test rows. "labels": trained on all labels."""
+    """ "overlap": weights that saw images of this set, perhaps its test rows. "labels": trained on all its labels."""
     entrant, found = cell.entrant, []
-    fetched = entrant.checkpoint is None and entrant.pretraining is None and entrant.weights != "seed"
+    fetched = entrant.checkpoint is None and entrant.pretraining is None and not entrant.weights.startswith("seed")
     published = entrant.layout is not None or fetched
     if published and overlaps(entrant.method.card.pretraining_data, data.name):
         found.append("overlap")
-    taught = entrant.pretraining is not None and getattr(entrant.method, "learns_from_labels", False)
-    if taught and cell.task.name in ("classification", "zeroshot"):
+    if entrant.pretraining is not None and saw_test(entrant.corpus, data):
+        found.append("overlap")
+    own = entrant.pretraining is not None and entrant.corpus.name == data.name
+    if own and getattr(entrant.method, "learns_from_labels", False) and cell.task.name in ("classification", "zeroshot"):
         found.append("labels")
     return found
 

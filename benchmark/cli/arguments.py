@@ -39,6 +39,12 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     """What decides an evaluation."""
     parser.add_argument("--task", default="all", metavar="NAME[,NAME]", help="families, or all; see `list tasks`")
     parser.add_argument("--checkpoint", type=Path, default=None, help="weights of the one named method; a file or folder")
+    parser.add_argument(
+        "--pretrain-data",
+        default="",
+        metavar="NAME",
+        help="pretrain on this set, score on --data (default: each on its own rows)",
+    )
     parser.add_argument("--eval-seed", default="0", metavar="N[,N]", help="of subsets and heads (default: 0)")
     parser.add_argument("--labels", default="", metavar="F[,F]", help="label fractions (default: the protocol's)")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="of evaluation (default: fp32)")
@@ -64,6 +70,7 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
         tasks=_names(getattr(arguments, "task", "all"), "task"),
         data=_data_names(arguments.data),
         data_root=root,
+        pretrain_data=getattr(arguments, "pretrain_data", "").strip(),
         where=tuple(_pair(text) for text in arguments.where),
         preset=arguments.preset,
         checkpoint=getattr(arguments, "checkpoint", None),

@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   python -m benchmark run --method mcr,clip,random --task retrieval,zeroshot --preset small --seed 0,1,2
   python -m benchmark run --method mcr --set stream=dual --set alignment=abm
   python -m benchmark run --method mcr --data csv:my-folder --where source=iu-xray
+  python -m benchmark run --method mcr --pretrain-data mimic-cxr --data chexpert,rsna,siim --data-root /data --preset paper
   python -m benchmark run --method all --task all --dry-run
 """
 
