@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from benchmark import metrics
 from benchmark.context import Context
@@ -17,9 +18,10 @@ from benchmark.errors import Unsupported
 from benchmark.features import embed_images, embed_texts
 from benchmark.types import Features, Predictions, Protocol, Record
 from tasks.protocols import RETRIEVAL
+from tasks.ranking import BlockScores, Floats, Ints, PooledScores, Scores, rank
 
-Ints = NDArray[np.int64]
-BLOCK = 512  # queries at once
+CONTROLLED = 10_000  # pairs at most that are ranked by a wrong pairing too
+PROBED = 64  # rows by which a method's similarity is compared with the inner product
 RECALLS = (1, 5, 10)
 DIRECTIONS = ("i2t", "t2i")
 
@@ -32,7 +34,7 @@ class Retrieval:
     """
 
     name: ClassVar[str] = "retrieval"
-    version: ClassVar[int] = 2  # 2: the shuffled control never keeps a text
+    version: ClassVar[int] = 3  # 3: reciprocal ranks
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
@@ -52,18 +54,14 @@ class Retrieval:
         images = embed_images(method, data, records, context)
         reports = embed_texts(method, [str(text) for text in distinct], context)
         context.notes |= {"pool": len(records), "distinct_texts": len(distinct)}
-
-        def similarity(rows: slice) -> NDArray[np.float32]:
-            block = method.similarity(Features(images.pooled[rows].double()), Features(reports.pooled.double()))
-            return np.asarray(block.float().numpy())  # summed in float64, so that equal vectors tie in float32
-
         with context.meter.phase("predict"), torch.inference_mode():
-            scores = np.concatenate([similarity(slice(start, start + BLOCK)) for start in range(0, len(records), BLOCK)])
-            metrics.require_finite(scores, np.array([record.uid for record in records]))
-            return _predictions(records, scores, owner, protocol, skipped)
+            return _predictions(records, _scores(method, images, reports, records, owner), owner, protocol, skipped)
 
     def score(self, predictions: Predictions, protocol: Protocol, weights: metrics.Array) -> Mapping[str, metrics.Array]:
-        """i2t_ and t2i_ recall@K, median and mean rank; recall@K (mean of both), rsum (percent), and the shuffled control."""
+        """i2t_ and t2i_ recall@K, median and mean rank, MRR; recall@K (mean of both), rsum (percent), the shuffled control.
+
+        MRR is MAP where one candidate is right: everywhere but for a text that several images share, where texts are merged.
+        """
         found: dict[str, metrics.Array] = {}
         arrays = predictions.arrays
         by_direction = {"i2t": weights, "t2i": weights * arrays["t2i_share"]}
@@ -74,14 +72,16 @@ class Retrieval:
                 found[f"{direction}_recall@{k}"] = metrics.mean(metrics.recall_at(k, *counts), weight)
             found[f"{direction}_median_rank"] = metrics.median(ranks, weight)
             found[f"{direction}_mean_rank"] = metrics.mean(ranks, weight)
+            found[f"{direction}_mrr"] = metrics.mean(metrics.expected_reciprocal_rank(*counts), weight)
         for k in RECALLS:
             found[f"recall@{k}"] = (found[f"i2t_recall@{k}"] + found[f"t2i_recall@{k}"]) / 2
         found["rsum"] = 200 * sum((found[f"recall@{k}"] for k in RECALLS), np.zeros(len(weights)))
-        shuffled = [
-            metrics.mean(metrics.recall_at(10, *arrays[f"shuffled_{direction}"].T), weight)
-            for direction, weight in by_direction.items()
-        ]
-        found["control_shuffled_recall@10"] = (shuffled[0] + shuffled[1]) / 2
+        if "shuffled_i2t" in arrays:
+            shuffled = [
+                metrics.mean(metrics.recall_at(10, *arrays[f"shuffled_{direction}"].T), weight)
+                for direction, weight in by_direction.items()
+            ]
+            found["control_shuffled_recall@10"] = (shuffled[0] + shuffled[1]) / 2
         return found
 
     def references(self, predictions: Predictions, data: Dataset, protocol: Protocol) -> Mapping[str, Predictions]:
@@ -92,17 +92,22 @@ class Retrieval:
         uids = set(predictions.uids)
         records = [record for record in _pairs(data, protocol) if record.uid in uids]
         distinct, owner = np.unique(data.texts(records, protocol.text), return_inverse=True)
-        flat = np.zeros((len(records), len(distinct)), np.float32)
-        found = {"random ranking": _predictions(records, flat, owner, protocol, ())}
+        shape = (len(records), len(distinct))
         seen = Counter(data.texts(data.rows("train", protocol), protocol.text))
-        frequent = np.broadcast_to(np.array([seen[str(text)] for text in distinct], np.float32), flat.shape)
-        found["frequent reports first"] = _predictions(records, frequent, owner, protocol, ())
+        counts = np.array([seen[str(text)] for text in distinct], np.float32)
         labels = np.nan_to_num(data.labels(records), nan=0.5)
+        first = np.unique(owner, return_index=True)[1]  # of each text, a row that has it
+        answers: dict[str, Callable[[slice, slice], Floats]] = {
+            "random ranking": lambda rows, columns: np.zeros((len(labels[rows]), len(counts[columns])), np.float32),
+            "frequent reports first": lambda rows, columns: np.tile(counts[columns], (len(labels[rows]), 1)),
+        }
         if labels.size:
-            first = np.array([int(np.argmax(owner == text)) for text in range(len(distinct))])
-            agreement = -np.abs(labels[:, None] - labels[first][None]).sum(axis=2)
-            found["oracle (true findings)"] = _predictions(records, agreement.astype(np.float32), owner, protocol, ())
-        return found
+            answers["oracle (true findings)"] = lambda rows, columns: (
+                -cdist(labels[rows], labels[first[columns]], "cityblock").astype(np.float32)
+            )
+        return {
+            name: _predictions(records, BlockScores(shape, answer), owner, protocol, ()) for name, answer in answers.items()
+        }
 
     def degenerate(self, predictions: Predictions, protocol: Protocol) -> bool:
         """True where half of the queries tie with most of the pool: a collapsed encoder."""
@@ -115,24 +120,38 @@ def _pairs(data: Dataset, protocol: Protocol) -> tuple[Record, ...]:
     return tuple(record for record, text in zip(rows, data.texts(rows, protocol.text), strict=True) if text)
 
 
+def _scores(method: Any, images: Features, reports: Features, records: Sequence[Record], owner: Ints) -> Scores:
+    """The matrix of a method's similarities: inner products of pooled vectors, or its own where it has another.
+
+    Raises:
+        UserError: a text's vector or a similarity is not finite (uids named).
+    """
+    few, uids = slice(0, PROBED), np.array([record.uid for record in records])
+    metrics.require_finite(reports.pooled.numpy(), uids[np.unique(owner, return_index=True)[1]])
+
+    def block(rows: slice, columns: slice) -> Floats:
+        found = method.similarity(Features(images.pooled[rows]), Features(reports.pooled[columns]))
+        values = np.asarray(found.float().cpu().numpy())
+        metrics.require_finite(values, uids[rows])
+        return values
+
+    cosines = images.pooled[few] @ reports.pooled[few].T
+    if np.allclose(block(few, few), cosines, rtol=0, atol=1e-6):
+        return PooledScores(images.pooled.numpy(), reports.pooled.numpy())
+    return BlockScores((len(images.pooled), len(reports.pooled)), block)
+
+
 def _predictions(
-    records: Any, scores: NDArray[np.float32], owner: Ints, protocol: Protocol, skipped: tuple[tuple[str, str], ...]
+    records: Sequence[Record], scores: Scores, owner: Ints, protocol: Protocol, skipped: tuple[tuple[str, str], ...]
 ) -> Predictions:
-    """Ranks from the scores (N images, U distinct texts), where owner (N,) says which text is whose."""
+    """Ranks from the scores of N images and U distinct texts, where owner (N,) says which text is whose."""
     n = len(records)
     merged = protocol.setting("match") == "unique-text"
-    groups = owner if merged else np.arange(n)
-    candidates = np.arange(scores.shape[1]) if merged else groups
-    expanded = scores if merged else scores[:, owner]
-    shuffle = wrong_pairing(owner)
-    arrays: dict[str, NDArray[Any]] = {"t2i_share": 1 / np.bincount(groups)[groups]}
-    for prefix, truth in (("", groups), ("shuffled_", groups[shuffle])):
-        arrays[f"{prefix}i2t"] = rank_counts(expanded, truth, candidates)
-        arrays[f"{prefix}t2i"] = (
-            rank_counts(scores.T, np.arange(scores.shape[1]), truth)[owner]
-            if merged
-            else rank_counts(expanded.T, groups, truth)
-        )
+    pairings = {"": np.arange(n)} | ({"shuffled_": wrong_pairing(owner)} if n <= CONTROLLED else {})
+    arrays: dict[str, NDArray[Any]] = {"t2i_share": 1 / np.bincount(owner)[owner] if merged else np.ones(n)}
+    for prefix, found in zip(pairings, rank(scores, owner, tuple(pairings.values()), merged)):
+        arrays[f"{prefix}i2t"] = found.images
+        arrays[f"{prefix}t2i"] = found.texts[owner] if merged else found.texts
     uids, patients = (np.array([getattr(record, name) for record in records]) for name in ("uid", "patient"))
     return Predictions(uids, patients, arrays, skipped=skipped)
 
@@ -147,22 +166,3 @@ def wrong_pairing(groups: Ints) -> Ints:
     shifted = np.empty(len(groups), np.int64)
     shifted[by_group] = np.roll(by_group, -int(np.bincount(groups).max()))
     return shifted
-
-
-def rank_counts(scores: NDArray[np.float32], queries: NDArray[Any], candidates: NDArray[Any]) -> Ints:
-    """What decides a query's rank.
-
-    Args:
-        scores: (Q, C), higher is nearer. queries: (Q,) and candidates: (C,) group ids; equal ids are right.
-
-    Returns:
-        (Q, 3) int64: negatives above the best positive, negatives tied with it, positives tied with it.
-    """
-    parts = []
-    for start in range(0, len(scores), BLOCK):
-        block = scores[start : start + BLOCK]
-        right = queries[start : start + BLOCK, None] == candidates[None]  # (b, C)
-        best = np.where(right, block, -np.inf).max(axis=1, keepdims=True)
-        tied = block == best
-        parts.append(np.stack([((block > best) & ~right).sum(1), (tied & ~right).sum(1), (tied & right).sum(1)], axis=1))
-    return np.concatenate(parts).astype(np.int64)
