@@ -11,7 +11,8 @@ from typing import Any
 
 from benchmark import weights
 from benchmark.data.dataset import Dataset
-from benchmark.data.sources import SOURCES, SourceOptions
+from benchmark.data.opening import check_split, open_source
+from benchmark.data.sources import SourceOptions
 from benchmark.errors import Unsupported, UserError
 from benchmark.options import Setting, override, require_used, setting_names
 from benchmark.pretrain import training_rows
@@ -29,6 +30,8 @@ class RunOptions:
     data: tuple[str, ...] = ("phantom",)
     data_root: Path | None = None
     where: tuple[tuple[str, str], ...] = ()
+    split: str = ""  # a rule or a file; empty: as each source splits
+    label_policy: str = ""  # empty: what reports leave open stays unknown
     preset: str = "quick"
     checkpoint: Path | None = None
     seeds: tuple[int, ...] = (0,)
@@ -84,9 +87,9 @@ def chosen(registry: Registry[Any], names: Sequence[str]) -> tuple[str, ...]:
 
 def open_dataset(text: str, options: RunOptions) -> Dataset:
     """The checked data set of one `--data` value, NAME or NAME:LOCATION. Raises UserError."""
-    name, _, location = text.partition(":")
+    check_split(options.data, options.split)
     source_options = SourceOptions(root=options.data_root, preset=options.preset, where=options.where)
-    return Dataset(SOURCES.load(name)(location, source_options))
+    return Dataset(open_source(text, source_options, options.split, options.label_policy))
 
 
 def entrants(options: RunOptions, methods: Registry[Any], data: Dataset) -> tuple[Entrant, ...]:

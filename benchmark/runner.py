@@ -153,7 +153,7 @@ class Runner:
             result = replace(
                 result,
                 pretraining=record.cost if record else None,
-                notes=dict(context.notes) | {"draws": context.draws},
+                notes=dict(context.notes) | data.notes | {"draws": context.draws},
                 started=started,
                 finished=_now(),
                 flags=_flags(cell, data, predictions),
@@ -241,7 +241,7 @@ class Runner:
             sha256 = self.store.save_predictions(reference.spec.key, predictions)
             result = replace(
                 scored, title=name, role="reference", predictions=sha256, flags=data.source.flags, cost=Cost(),
-                notes={"draws": self.options.draws},
+                notes=data.notes | {"draws": self.options.draws},
             )  # fmt: skip
             self.store.save(result)
         return result
