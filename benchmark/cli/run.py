@@ -80,7 +80,8 @@ def _parts(data: Dataset) -> Iterator[tuple[str, int, int, str]]:
 
 def _print_result(result: RunResult) -> None:
     spec = result.spec
-    where = f"{result.status:<12}{spec.method:<10}{spec.protocol} {spec.label_fraction:g} on {spec.dataset}"
+    split = f" ({result.notes['split']})" if "split" in result.notes else ""
+    where = f"{result.status:<12}{spec.method:<10}{spec.protocol} {spec.label_fraction:g} on {spec.dataset}{split}"
     if result.status != "ok":
         print(f"{where}: {(result.error or '').splitlines()[0] if result.error else ''}", flush=True)
         return

@@ -31,7 +31,7 @@ def cut_by_patient(records: Sequence[Record], sizes: Sequence[int], seed: object
     parts: dict[str, int] = {}
     placed = 0
     for patient in sorted(images, key=lambda name: digest([seed, name], 32)):
-        part = bisect_right(ends, placed)
+        part = bisect_right(ends, placed + len(images[patient]) / 2)  # where most of its images fall
         parts |= dict.fromkeys(images[patient], part)
         placed += len(images[patient])
     if len(set(parts.values())) < len(sizes):

@@ -1,6 +1,6 @@
 """A list of images in a file or folder, as `--split FILE`. Its form is recognised by its content:
 
-    id,split (CSV; uid, image, path or dicom_id for id)      a list of one's own, mimic-cxr-2.0.0-split.csv
+    id,split (CSV; uid, dicom_id, image or path for id)      a list of one's own, mimic-cxr-2.0.0-split.csv
     {"train": [...], "val": [...], "test": [...]} (JSON)     a list of one's own
     FOLDER/{train,val,test}.txt, one image a line            yangzhou12/BenchX@b874fa6, preprocess/datasets/SET
     FOLDER/{train,validation,test}.csv with a column ID      philip-mueller/lovt@87b9a30, datasets/SET
@@ -35,7 +35,7 @@ NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "test": "test",
     "testing": "test",
 }  # fmt: skip
-IDS = ("id", "uid", "image", "path", "dicom_id")
+IDS = ("id", "uid", "dicom_id", "image", "path")  # the first that a table has
 FRACTIONS = ("train_1", "train_10")  # BenchX's, in this order; read to be checked alone
 _ENDINGS = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 _FORMS = "give a CSV with the columns id,split, a JSON with train, val and test, or a folder of train, val and test lists"
