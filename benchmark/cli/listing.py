@@ -103,10 +103,20 @@ def _datasets(preset: str) -> tuple[list[str], list[list[str]]]:
 
 
 def _splits(preset: str) -> tuple[list[str], list[list[str]]]:
+    from textwrap import fill
+
     from benchmark.data.split_rules import all_rules
 
     rows = [
-        [rule.usage, ", ".join(rule.datasets) or "any", rule.what, rule.ids, rule.source, rule.seed] for rule in all_rules()
+        [
+            rule.usage,
+            ", ".join(rule.datasets) or "any",
+            fill(rule.what, 44, break_on_hyphens=False),
+            rule.ids,
+            fill(rule.source, 30, break_on_hyphens=False),
+            rule.seed,
+        ]
+        for rule in all_rules()
     ]
     return ["name", "data sets", "what it is", "whose images", "source", "seed"], rows
 

@@ -41,14 +41,14 @@ def cut_by_patient(records: Sequence[Record], sizes: Sequence[int], seed: object
     return parts
 
 
-def two_cuts(uids: Sequence[str], held: float | int) -> dict[str, str]:
+def two_cuts(uids: Sequence[str], held: float) -> dict[str, str]:
     """uid -> split by scikit-learn's train_test_split, twice with random_state 0, as GLoRIA and MGCA call it.
 
     What is held out is halved; of that second cut, what scikit-learn calls train is the test and what it calls test is val.
 
     Args:
         uids: N images in the order of the paper's table.
-        held: the share or the number of images that are not train.
+        held: the share of the images that are not train.
 
     Raises:
         UserError: too few images for three splits.
