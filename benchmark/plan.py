@@ -11,7 +11,8 @@ from typing import Any
 from benchmark import weights
 from benchmark.checkpoints import checkpoint_file, of_checkpoint
 from benchmark.data.dataset import Dataset
-from benchmark.data.sources import SOURCES, SourceOptions
+from benchmark.data.opening import check_split, open_source
+from benchmark.data.sources import SourceOptions
 from benchmark.errors import Unsupported, UserError
 from benchmark.options import Setting, override, require_used, setting_names
 from benchmark.pretrain import training_rows
@@ -30,6 +31,8 @@ class RunOptions:
     pretrain_data: str = ""  # "": every data set is scored with methods pretrained on its own training rows
     data_root: Path | None = None
     where: tuple[tuple[str, str], ...] = ()
+    split: str = ""  # a rule or a file; empty: as each source splits
+    label_policy: str = ""  # empty: what reports leave open stays unknown
     preset: str = "quick"
     checkpoint: Path | None = None
     seeds: tuple[int, ...] = (0,)
@@ -89,18 +92,22 @@ def chosen(registry: Registry[Any], names: Sequence[str]) -> tuple[str, ...]:
 
 def open_dataset(text: str, options: RunOptions) -> Dataset:
     """The checked data set of one `--data` value, NAME or NAME:LOCATION. Raises UserError."""
-    name, _, location = text.partition(":")
+    check_split(options.data, options.split)
     source_options = SourceOptions(root=options.data_root, preset=options.preset, where=options.where)
-    return Dataset(SOURCES.load(name)(location, source_options))
+    return Dataset(open_source(text, source_options, options.split, options.label_policy))
 
 
 def open_corpus(options: RunOptions) -> Dataset | None:
-    """The data set of `--pretrain-data`, whole; None where each data set is its own. Raises UserError."""
+    """The data set of `--pretrain-data`, as it splits itself; None where each data set is its own. Raises UserError.
+
+    `--where`, `--split` and `--label-policy` are of the data sets that are scored.
+    """
     if not options.pretrain_data:
         return None
     if options.checkpoint is not None:
         raise UserError("--checkpoint brings trained weights and --pretrain-data trains them; leave one of the two out")
-    return open_dataset(options.pretrain_data, replace(options, where=()))
+    whole = replace(options, data=(options.pretrain_data,), where=(), split="", label_policy="")
+    return open_dataset(options.pretrain_data, whole)
 
 
 def entrants(options: RunOptions, methods: Registry[Any], data: Dataset, corpus: Dataset | None = None) -> tuple[Entrant, ...]:

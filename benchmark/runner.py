@@ -17,11 +17,11 @@ from benchmark import repro
 from benchmark.context import Context, choose_device
 from benchmark.data.dataset import Dataset
 from benchmark.errors import Unavailable, Unsupported, UserError
+from benchmark.flags import flags_of
 from benchmark.meter import Meter, count_gmacs, count_parameters
 from benchmark.plan import Cell, Entrant, RunOptions, cells, entrants, open_corpus, open_dataset, reference_spec, refusal
 from benchmark.prepare import prepare
 from benchmark.pretrain import Pretrained
-from benchmark.published import overlaps, saw_test
 from benchmark.registry import Registry
 from benchmark.statistics import with_intervals
 from benchmark.store import Store, read_predictions
@@ -62,7 +62,8 @@ class Runner:
         """The cells of each data set. Raises UserError for anything that is wrong before work begins."""
         corpus, found = open_corpus(self.options), []
         for text in self.options.data:
-            same = corpus is not None and text == self.options.pretrain_data and not self.options.where
+            whole = not (self.options.where or self.options.split or self.options.label_policy)
+            same = whole and text == self.options.pretrain_data
             data = corpus if corpus is not None and same else open_dataset(text, self.options)
             found.append((data, cells(self.options, self.tasks, data, entrants(self.options, self.methods, data, corpus))))
         return tuple(found)
@@ -154,10 +155,10 @@ class Runner:
             result = replace(
                 result,
                 pretraining=record.cost if record else None,
-                notes=dict(context.notes) | {"draws": context.draws},
+                notes=dict(context.notes) | data.notes | {"draws": context.draws},
                 started=started,
                 finished=_now(),
-                flags=_flags(cell, data, predictions),
+                flags=flags_of(cell, data, predictions),
             )
             sha256 = self.store.save_predictions(cell.spec.key, predictions)
             self._keep(replace(result, predictions=sha256))
@@ -242,7 +243,7 @@ class Runner:
             sha256 = self.store.save_predictions(reference.spec.key, predictions)
             result = replace(
                 scored, title=name, role="reference", predictions=sha256, flags=data.source.flags, cost=Cost(),
-                notes={"draws": self.options.draws},
+                notes=data.notes | {"draws": self.options.draws},
             )  # fmt: skip
             self.store.save(result)
         return result
@@ -260,31 +261,6 @@ def _by_entrant(todo: Sequence[Cell]) -> Iterator[tuple[Entrant, list[Cell]]]:
         groups.setdefault(id(cell.entrant), []).append(cell)
     for group in groups.values():
         yield group[0].entrant, group
-
-
-def _flags(cell: Cell, data: Dataset, predictions: Predictions) -> tuple[str, ...]:
-    degenerate = getattr(cell.task, "degenerate", None)
-    found = list(data.source.flags)
-    if degenerate is not None and degenerate(predictions, cell.protocol):
-        found.append("degenerate")
-    if predictions.skipped:
-        found.append("partial")
-    return tuple(found + _weight_flags(cell, data))
-
-
-def _weight_flags(cell: Cell, data: Dataset) -> list[str]:
-    """ "overlap": weights that saw images of this set, perhaps its test rows. "labels": trained on all its labels."""
-    entrant, found = cell.entrant, []
-    fetched = entrant.checkpoint is None and entrant.pretraining is None and not entrant.weights.startswith("seed")
-    published = entrant.layout is not None or fetched
-    if published and overlaps(entrant.method.card.pretraining_data, data.name):
-        found.append("overlap")
-    if entrant.pretraining is not None and saw_test(entrant.corpus, data):
-        found.append("overlap")
-    own = entrant.pretraining is not None and entrant.corpus.name == data.name
-    if own and getattr(entrant.method, "learns_from_labels", False) and cell.task.name in ("classification", "zeroshot"):
-        found.append("labels")
-    return found
 
 
 def _count(method: Any, context: Context) -> None:

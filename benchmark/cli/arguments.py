@@ -24,6 +24,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="phantom", metavar="NAME[,NAME]", help="phantom, csv:DIR, ... (default: phantom)")
     parser.add_argument("--data-root", type=Path, default=None, help="folder of the real sets (default: $BENCHMARK_DATA)")
     parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep matching rows; repeatable")
+    parser.add_argument("--split", default="", metavar="NAME[:N]|FILE", help="a rule of `list splits`, or a list of images")
+    parser.add_argument("--label-policy", default="", metavar="NAME", help="for blank and uncertain; see `list policies`")
     parser.add_argument("--preset", default="quick", choices=("quick", "small", "paper"), help="sizes (default: quick)")
     parser.add_argument("--seed", default="0", metavar="N[,N]", help="of weights and pretraining (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
@@ -72,6 +74,8 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
         data_root=root,
         pretrain_data=getattr(arguments, "pretrain_data", "").strip(),
         where=tuple(_pair(text) for text in arguments.where),
+        split=arguments.split,
+        label_policy=arguments.label_policy,
         preset=arguments.preset,
         checkpoint=getattr(arguments, "checkpoint", None),
         seeds=_seeds(arguments.seed, "seed"),

@@ -14,7 +14,7 @@ from benchmark.data.pixels import PixelCache
 from benchmark.data.splits import check_records, nested_fraction, select
 from benchmark.data.stamps import version_with_sizes
 from benchmark.data.text import join_sections
-from benchmark.types import SPLITS, InputSpec, Protocol, Record, Source, digest
+from benchmark.types import SPLITS, InputSpec, Protocol, Record, Scalar, Source, digest
 
 if TYPE_CHECKING:
     from benchmark.context import Context
@@ -36,6 +36,10 @@ class Dataset:
         self.name = source.name
         self.version = version_with_sizes(source)
         self.classes = source.classes
+        self.split = getattr(source, "split", "")  # NAME-DIGEST of a rule or list; empty: as the source splits
+        self.notes: dict[str, Scalar] = {}
+        if self.split:
+            self.notes = {"split": self.split, "split_notes": "; ".join(getattr(source, "notes", ()))}
         self._caches: dict[InputSpec, PixelCache] = {}
 
     @cached_property
