@@ -17,8 +17,10 @@ from benchmark.errors import Unsupported, UserError
 from benchmark.options import Setting, override, require_used, setting_names
 from benchmark.pretrain import training_rows
 from benchmark.published import Layout
-from benchmark.registry import Registry
-from benchmark.types import PretrainSpec, Protocol, Recipe, RunSpec, capabilities, digest, plain, reads_reports
+from benchmark.registry import Registry, unknown
+from benchmark.types import PRESETS, PretrainSpec, Protocol, Recipe, RunSpec, capabilities, digest, plain, reads_reports
+
+CATALOGUE = (*PRESETS, "published")  # what `Task.protocols` is asked for; "published" ones run only when they are named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,7 @@ class RunOptions:
 
     methods: tuple[str, ...]
     tasks: tuple[str, ...] = ("all",)
+    protocols: tuple[str, ...] = ()  # names; empty: what each family runs at the preset
     data: tuple[str, ...] = ("phantom",)
     pretrain_data: str = ""  # "": every data set is scored with methods pretrained on its own training rows
     data_root: Path | None = None
@@ -221,18 +224,29 @@ def _fetched(config: Any) -> str:
 
 
 def cells(options: RunOptions, tasks: Registry[Any], data: Dataset, competing: Sequence[Entrant]) -> tuple[Cell, ...]:
-    """Every score to be made on a data set, method by method. Raises UserError for an unknown task."""
+    """Every score to be made on a data set, method by method. Raises UserError for an unknown task or protocol."""
     families = [tasks.load(name)() for name in chosen(tasks, options.tasks)]
+    literals = [(task, protocol) for task in families for protocol in task.protocols(options.preset)]
+    if options.protocols:
+        named = {protocol.name: (task, protocol) for task in families for protocol in catalogue(task)}
+        missing = next((name for name in options.protocols if name not in named), None)
+        if missing is not None:
+            raise unknown(f"protocol of --task {','.join(options.tasks)}", missing, list(named))
+        literals = [named[name] for name in dict.fromkeys(options.protocols)]
     found = []
     for entrant in competing:
-        for task in families:
-            for protocol in task.protocols(options.preset):
-                fractions = options.labels if options.labels and protocol.fractions != (1.0,) else protocol.fractions
-                for fraction in fractions:
-                    for eval_seed in options.eval_seeds:
-                        spec = _spec(options, data, entrant, task, protocol, fraction, eval_seed)
-                        found.append(Cell(entrant=entrant, task=task, protocol=protocol, spec=spec))
+        for task, protocol in literals:
+            fractions = options.labels if options.labels and protocol.fractions != (1.0,) else protocol.fractions
+            for fraction in fractions:
+                for eval_seed in options.eval_seeds:
+                    spec = _spec(options, data, entrant, task, protocol, fraction, eval_seed)
+                    found.append(Cell(entrant=entrant, task=task, protocol=protocol, spec=spec))
     return tuple(found)
+
+
+def catalogue(task: Any) -> tuple[Protocol, ...]:
+    """Every protocol of a family, whatever preset runs it, each once."""
+    return tuple({protocol.name: protocol for preset in CATALOGUE for protocol in task.protocols(preset)}.values())
 
 
 def _spec(  # noqa: PLR0913  (the coordinates of a cell)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Part = slice | Ints
 ROWS, COLUMNS = 1024, 4096  # of a block: 16 MiB of scores
 STRIP = 128  # rows compared at once; counts of a column over them fit 8 bits
 PAIRS = 8192  # pairs scored again at once
@@ -32,8 +33,12 @@ class Scores(Protocol):
     shape: tuple[int, int]
     slack: float
 
-    def block(self, rows: slice, columns: slice) -> Floats:
+    def block(self, rows: Part, columns: Part) -> Floats:
         """(rows, columns) float32."""
+        ...
+
+    def take(self, rows: Ints, columns: Ints) -> Scores:
+        """The scores of some images and texts, in that order."""
         ...
 
     def exact(self, rows: Ints, columns: Ints) -> Floats:
@@ -57,9 +62,13 @@ class PooledScores:
         self.shape = (len(images), len(texts))
         self.slack = 6 * images.shape[1] ** 0.5 * 2.0**-24
 
-    def block(self, rows: slice, columns: slice) -> Floats:
+    def block(self, rows: Part, columns: Part) -> Floats:
         """(rows, columns) float32."""
         return np.asarray(self.images[rows] @ self.texts[columns].T)
+
+    def take(self, rows: Ints, columns: Ints) -> PooledScores:
+        """The scores of some images and texts, in that order."""
+        return PooledScores(self.images[rows], self.texts[columns])
 
     def exact(self, rows: Ints, columns: Ints) -> Floats:
         """(n,) summed in float64 and rounded to float32."""
@@ -85,8 +94,12 @@ class BlockScores:
 
     slack = 0.0
 
-    def __init__(self, shape: tuple[int, int], score: Callable[[slice, slice], Floats]) -> None:
+    def __init__(self, shape: tuple[int, int], score: Callable[[Part, Part], Floats]) -> None:
         self.shape, self.block = shape, score
+
+    def take(self, rows: Ints, columns: Ints) -> BlockScores:
+        """The scores of some images and texts, in that order."""
+        return BlockScores((len(rows), len(columns)), lambda here, across: self.block(rows[here], columns[across]))
 
     def exact(self, rows: Ints, columns: Ints) -> Floats:
         """(n,) as the blocks have them."""

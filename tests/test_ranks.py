@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,7 +128,7 @@ DIRECTIONS = ("i2t", "t2i")
 def predicted(records: list[Any], scores: NDArray[Any], owner: Any, protocol: Protocol, skipped: tuple[()] = ()) -> Predictions:
     """What the task keeps of a whole matrix of scores."""
     whole = scores.astype(np.float32)
-    blocks = ranking.BlockScores(whole.shape, lambda rows, columns: whole[rows, columns])
+    blocks = ranking.BlockScores(whole.shape, lambda rows, columns: whole[rows][:, columns])
     return retrieval._predictions(records, blocks, owner, protocol, skipped)
 
 
@@ -199,6 +200,39 @@ def test_retrieval_scores_ignore_a_constant_and_a_scale(match: str) -> None:
         again = predicted(records_of(30), changed.astype(np.float32), owner, protocol, ())
         for name, array in whole.arrays.items():
             np.testing.assert_array_equal(array, again.arrays[name])
+
+
+def test_pools_hold_each_pair_once_a_draw_whatever_the_order_of_rows() -> None:
+    uids = np.array([f"u{row:03d}" for row in range(53)])
+    order = np.random.default_rng(0).permutation(53)
+    for draw in range(3):
+        found = retrieval.pools(uids, 10, draw)
+        assert [len(pool) for pool in found] == [10] * 5
+        assert len(set(np.concatenate(found))) == 50
+        moved = retrieval.pools(uids[order], 10, draw)
+        assert [list(uids[order][pool]) for pool in moved] == [list(uids[pool]) for pool in found]
+    assert list(retrieval.pools(uids, 10, 0)[0]) != list(retrieval.pools(uids, 10, 1)[0])
+
+
+def test_ranks_within_pools_equal_those_of_each_pool_alone() -> None:
+    scores, owner = pool(47, 5)
+    records = records_of(47)
+    protocol = replace(PROTOCOLS["exact-pair"], settings=(("draws", 3), ("match", "exact-pair"), ("pool", 10)))
+    found = predicted(records, scores, owner, protocol)
+    task = retrieval.Retrieval()
+    values = task.score(found, protocol, ones(47))
+    recalls: dict[int, list[float]] = {row: [] for row in range(47)}
+    for draw in range(3):
+        for rows in retrieval.pools([record.uid for record in records], 10, draw):
+            alone = loop_ranks(scores[rows], owner[rows], merged=False)["i2t"]
+            for row, rank in zip(rows, alone, strict=True):
+                recalls[int(row)].append(float(rank))
+    means = [float(np.mean(ranks)) for ranks in recalls.values() if ranks]
+    assert one(values["i2t_mean_rank"]) == pytest.approx(float(np.mean(means)), abs=1e-9)
+    flat = task.score(predicted(records, np.zeros_like(scores), owner, protocol), protocol, ones(47))
+    assert one(flat["recall@1"]) == pytest.approx(0.1)  # of a pool of ten
+    assert task.degenerate(predicted(records, np.zeros_like(scores), owner, protocol), protocol)
+    assert not task.degenerate(found, protocol)
 
 
 @pytest.mark.parametrize("match", list(PROTOCOLS))

@@ -40,6 +40,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     """What decides an evaluation."""
     parser.add_argument("--task", default="all", metavar="NAME[,NAME]", help="families, or all; see `list tasks`")
+    parser.add_argument("--protocol", default="", metavar="NAME[,NAME]", help="these alone, of any size; see `list protocols`")
     parser.add_argument("--checkpoint", type=Path, default=None, help="weights of the one named method; a file or folder")
     parser.add_argument(
         "--pretrain-data",
@@ -70,6 +71,7 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
     return RunOptions(
         methods=_names(arguments.method, "method"),
         tasks=_names(getattr(arguments, "task", "all"), "task"),
+        protocols=_names(arguments.protocol, "protocol") if getattr(arguments, "protocol", "") else (),
         data=_data_names(arguments.data),
         data_root=root,
         pretrain_data=getattr(arguments, "pretrain_data", "").strip(),

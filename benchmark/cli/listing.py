@@ -86,14 +86,18 @@ def _tasks(preset: str) -> tuple[list[str], list[list[str]]]:
 
 
 def _protocols(preset: str) -> tuple[list[str], list[list[str]]]:
+    from benchmark.plan import CATALOGUE, catalogue
     from tasks import TASKS
 
     rows = []
     for name in TASKS:
-        for protocol in TASKS.load(name)().protocols(preset):
+        task = TASKS.load(name)()
+        for protocol in catalogue(task):
+            sizes = [size for size in CATALOGUE if protocol in task.protocols(size)]
+            runs = "when named" if sizes == ["published"] else ", ".join(sizes)
             arrow = "↑" if protocol.higher_is_better else "↓"
-            rows.append([f"{protocol.name}@{protocol.hash}", f"{protocol.primary} {arrow}", protocol.summary])
-    return [f"protocol@hash ({preset})", "primary", "summary"], rows
+            rows.append([f"{protocol.name}@{protocol.hash}", f"{protocol.primary} {arrow}", runs, protocol.summary])
+    return ["protocol@hash", "primary", "runs at", "summary"], rows
 
 
 def _datasets(preset: str) -> tuple[list[str], list[list[str]]]:
