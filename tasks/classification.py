@@ -16,7 +16,7 @@ from benchmark.features import embed_towers
 from benchmark.types import Predictions, Protocol
 from tasks.labels import LabelScores, check_labels, label_predictions, labelled_rows
 from tasks.protocols import CLASSIFICATION
-from tasks.protocols_published import PUBLISHED
+from tasks.published import classification as published
 
 Floats = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ class Classification(LabelScores):
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
         """The same at every preset; those of papers as "published"."""
-        return PUBLISHED["classification"] if preset == "published" else CLASSIFICATION
+        return published.PROTOCOLS if preset == "published" else CLASSIFICATION
 
     def check(self, data: Dataset, protocol: Protocol) -> None:
         """Raises Unsupported where a split has no known label."""

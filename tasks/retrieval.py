@@ -19,7 +19,7 @@ from benchmark.errors import Unsupported
 from benchmark.features import embed_images, embed_texts
 from benchmark.types import Features, Predictions, Protocol, Record, digest
 from tasks.protocols import RETRIEVAL
-from tasks.protocols_published import PUBLISHED
+from tasks.published import retrieval as published
 from tasks.ranking import BlockScores, Floats, Ints, Part, PooledScores, Scores, rank
 
 CONTROLLED = 10_000  # pairs at most that are ranked by a wrong pairing too
@@ -42,7 +42,7 @@ class Retrieval:
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
         """The same at every preset; those of papers as "published"."""
-        return PUBLISHED["retrieval"] if preset == "published" else RETRIEVAL
+        return published.PROTOCOLS if preset == "published" else RETRIEVAL
 
     def check(self, data: Dataset, protocol: Protocol) -> None:
         """Raises Unsupported without two test pairs, or with fewer than a pool holds."""

@@ -17,7 +17,7 @@ from benchmark.types import Features, Predictions, Protocol, Record
 from tasks.labels import LabelScores, check_labels, label_predictions, labelled_rows
 from tasks.prompts import PROMPT_SETS
 from tasks.protocols import ZERO_SHOT
-from tasks.protocols_published import PUBLISHED
+from tasks.published import zeroshot as published
 
 
 class ZeroShot(LabelScores):
@@ -29,7 +29,7 @@ class ZeroShot(LabelScores):
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
         """The same at every preset; those of papers as "published"."""
-        return PUBLISHED["zeroshot"] if preset == "published" else ZERO_SHOT
+        return published.PROTOCOLS if preset == "published" else ZERO_SHOT
 
     def check(self, data: Dataset, protocol: Protocol) -> None:
         """Raises Unsupported where no test row has a known label."""
