@@ -1,1 +1,1 @@
-"""Protocols that papers follow, one file a family; they run when named (`--protocol NAME`); docs/protocols.md has what differs."""
+"""Protocols that papers follow, one file a family; they run when named: `--protocol NAME`; docs/protocols.md compares them."""
