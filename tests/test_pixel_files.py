@@ -121,6 +121,20 @@ def test_killed_in_the_middle_of_a_write_it_keeps_every_whole_row(tmp_path: Path
     assert contents(cache.folder) == whole(tmp_path)
 
 
+def test_rows_are_on_the_disk_before_their_records_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = []
+    for name, done in (("append", pixel_files._Log.append), ("sync", pixel_files._Log.sync)):
+
+        def noted(log: pixel_files._Log, *words: bytes, name: str = name, done: Callable[..., None] = done) -> None:
+            order.append(f"{name} {Path(log._file.name).name}")
+            done(log, *words)
+
+        monkeypatch.setattr(pixel_files._Log, name, noted)
+    build(tmp_path, tmp_path / "log.txt", n=3)
+    rows = ["append pixels.u8"] * 3
+    assert order == [*rows, "sync pixels.u8", "append rows.bin", "sync rows.bin"]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_at_random_moments_it_ends_as_if_nothing_had_happened(tmp_path: Path, workers: int) -> None:
     folder, log, n = tmp_path / "killed", tmp_path / "log.txt", 400

@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
-import os
-import signal
-import sys
-import threading
-import time
-from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -22,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import features
 
 from benchmark.data.geometry import Geometry
-from benchmark.errors import ImageError, UserError
+from benchmark.data.workers import in_workers
+from benchmark.errors import ImageError
 from benchmark.types import InputSpec, Record, Source
 
 CHUNK = 16  # images a task of a worker: large enough to hide the pipe, small enough to share the work out evenly
-AHEAD = 8  # tasks a worker may be ahead of who takes the images: covers a pause of the disk, and bounds the memory
 DICOM_ENDINGS = (".dcm", ".dicom")
 DICOM_DECODERS = (  # pydicom and what it decodes with, as packages are named
     "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pyjpegls", "python-gdcm", "gdcm",
@@ -65,9 +57,6 @@ def _version(package: str) -> str | None:
         return None
 
 
-_JOB: list[tuple[Source, InputSpec]] = []  # set once in each worker, so that the source is not sent with every task
-
-
 def decode_all(source: Source, spec: InputSpec, rows: Sequence[int], workers: int) -> Generator[Decoded, None, None]:
     """The images of a source's records with these numbers on their canvas, in this order; close the generator to stop early.
 
@@ -83,26 +72,12 @@ def decode_all(source: Source, spec: InputSpec, rows: Sequence[int], workers: in
     chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
     workers = min(workers, len(chunks))
     if workers < 2:
-        for row in rows:
-            yield decode_one(source, spec, row)
-        return
-    # fork where it is safe and cheap: a worker uses Pillow and numpy alone, neither torch's threads nor CUDA
-    method = "fork" if sys.platform == "linux" else "spawn"
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (source, spec, os.getpid()))
-    waiting: deque[Future[list[Decoded]]] = deque()
-    try:
-        for chunk in chunks:
-            waiting.append(pool.submit(_decode_chunk, chunk))
-            if len(waiting) > AHEAD * workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"a process that decodes images of {source.name!r} was killed, perhaps for lack of memory; use fewer workers"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        yield from (decode_one(source, spec, row) for row in rows)
+    else:
+        doing = f"decodes images of {source.name!r}"
+        with closing(in_workers(_decode_chunk, (source, spec), chunks, workers, doing)) as done:
+            for chunk in done:
+                yield from chunk
 
 
 def decode_one(source: Source, spec: InputSpec, row: int) -> Decoded:
@@ -122,19 +97,5 @@ def _passes(cause: BaseException | None) -> bool:
     return isinstance(cause, MemoryError)
 
 
-def _decode_chunk(rows: Sequence[int]) -> list[Decoded]:
-    source, spec = _JOB[0]
+def _decode_chunk(source: Source, spec: InputSpec, rows: Sequence[int]) -> list[Decoded]:
     return [decode_one(source, spec, row) for row in rows]
-
-
-def _start_worker(source: Source, spec: InputSpec, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops the workers
-    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
-    _JOB[:] = [(source, spec)]
-
-
-def _exit_with(parent: int) -> None:
-    """Ends a worker whose parent was killed: with fork, workers hold each other's pipes open and would wait for ever."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
