@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from zlib import crc32
 
@@ -40,7 +41,7 @@ class Slow:
     box_classes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def records(self) -> tuple[Record, ...]:
         return tuple(Record(uid=f"u{n}", patient="p", study="s", split="train", image=str(n)) for n in range(self.n))
 
