@@ -1,4 +1,4 @@
-"""Reading PNG and JPEG files faithfully or not at all, and decoding a whole source in several processes.
+"""Reading PNG and JPEG files faithfully or not at all.
 
 Nothing is repaired: a file whose pixels cannot be had as they were written is an ImageError with a reason and a way out.
 Pillow's LOAD_TRUNCATED_IMAGES stays off; with it a JPEG cut in half loads with almost half of its pixels wrong.
@@ -6,32 +6,20 @@ Pillow's LOAD_TRUNCATED_IMAGES stays off; with it a JPEG cut in half loads with 
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import stat
 import struct
-import sys
-import threading
-import time
 import warnings
 import zlib
-from collections.abc import Generator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from benchmark.data.geometry import IGNORE, Geometry
-from benchmark.errors import ImageError, UserError
-from benchmark.types import InputSpec, Source
+from benchmark.data.geometry import IGNORE
+from benchmark.errors import ImageError
 
 MAX_PIXELS = 150_000_000  # below the size at which Pillow itself refuses; a chest X-ray has about 20 million
-CHUNK = 16  # images a task of a worker: large enough to hide the pipe, small enough to share the work out evenly
 _DEPTHS = (8, 10, 12, 14, 16)
 _GRAY16 = ("I", "I;16", "I;16B", "I;16L")
 _DECODE_ERRORS = (
@@ -200,78 +188,3 @@ def _scale(values: NDArray[np.int64]) -> NDArray[np.uint8]:
     top = 2 ** next(depth for depth in _DEPTHS if largest < 2**depth) - 1
     scaled: NDArray[np.uint8] = ((values * 255 + top // 2) // top).astype(np.uint8)
     return scaled
-
-
-# ------------------------------------------------------------------------------------ a whole source
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """An image on its canvas, (S, S) uint8, with its original size; or None and the reason."""
-
-    pixels: NDArray[np.uint8] | None
-    height: int = 0
-    width: int = 0
-    reason: str = ""
-
-
-_JOB: list[tuple[Source, InputSpec]] = []  # set once in each worker, so that the source is not sent with every task
-
-
-def decode_all(source: Source, spec: InputSpec, workers: int) -> Generator[Decoded, None, None]:
-    """Every image of a source on its canvas, in the order of its records; close the generator to stop early.
-
-    Args:
-        source: where images are read from or drawn.
-        spec: size, resize policy and interpolation.
-        workers: processes; 0 or 1 decodes in this one.
-
-    Raises:
-        UserError: a worker was killed.
-    """
-    tasks = range(0, len(source.records), CHUNK)
-    workers = min(workers, len(tasks))
-    if workers < 2:
-        for index in range(len(source.records)):
-            yield decode_one(source, spec, index)
-        return
-    # fork where it is safe and cheap: a worker uses Pillow and numpy alone, neither torch's threads nor CUDA
-    method = "fork" if sys.platform == "linux" else "spawn"
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (source, spec, os.getpid()))
-    try:
-        for chunk in pool.map(_decode_chunk, tasks):
-            yield from chunk
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"a process that decodes images of {source.name!r} was killed, perhaps for lack of memory; use fewer workers"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def decode_one(source: Source, spec: InputSpec, index: int) -> Decoded:
-    """One image. An ImageError becomes the reason; anything else is raised."""
-    try:
-        image = source.image(source.records[index])
-    except ImageError as error:
-        return Decoded(None, reason=error.reason)
-    height, width = image.shape
-    return Decoded(Geometry(height, width, spec.size, spec.resize).image_to_canvas(image, spec.interpolation), height, width)
-
-
-def _decode_chunk(start: int) -> list[Decoded]:
-    source, spec = _JOB[0]
-    return [decode_one(source, spec, index) for index in range(start, min(start + CHUNK, len(source.records)))]
-
-
-def _start_worker(source: Source, spec: InputSpec, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops the workers
-    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
-    _JOB[:] = [(source, spec)]
-
-
-def _exit_with(parent: int) -> None:
-    """Ends a worker whose parent was killed: with fork, workers hold each other's pipes open and would wait for ever."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
