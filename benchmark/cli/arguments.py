@@ -33,7 +33,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="[METHOD.]KEY=VALUE",
                         help="change a value of a method's configuration or recipe; repeatable")  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=64, help="images at once at inference (default: 64)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that decode images")
+    parser.add_argument("--workers", type=int, default=_cores(), help="processes that decode images (default: %(default)s)")
     parser.add_argument("--no-progress", action="store_true", help="no progress bars")
 
 
@@ -52,6 +52,11 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", default="", metavar="F[,F]", help="label fractions (default: the protocol's)")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="of evaluation (default: fp32)")
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap; 0 = no intervals (default: 1000)")
+
+
+def _cores() -> int:
+    """Cores that this process may use, which on a cluster are fewer than the node has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_options(arguments: argparse.Namespace) -> RunOptions:
