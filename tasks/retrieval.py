@@ -59,7 +59,8 @@ class Retrieval:
         distinct, owner = np.unique(texts, return_inverse=True)  # equal texts are encoded once, so that they tie exactly
         images = embed_images(method, data, records, context)
         reports = embed_texts(method, [str(text) for text in distinct], context)
-        context.notes |= {"pairs": len(records), "pool": protocol.setting("pool"), "distinct_texts": len(distinct)}
+        pool = protocol.setting("pool")
+        context.notes |= {"pool": len(records) if pool == "full" else pool, "distinct_texts": len(distinct)}
         with context.meter.phase("predict"), torch.inference_mode():
             return _predictions(records, _scores(method, images, reports, records, owner), owner, protocol, skipped)
 
