@@ -77,39 +77,6 @@ def tokenizer_of(layout: Layout, state: State, file: Path) -> Tokenizer:
     return tokenizer
 
 
-FAMILIES = {  # a data set -> how its name is written, in letters and digits
-    "chestxray14": ("chestxray14", "chestxray8", "cxr14", "nih"),
-    "mimic": ("mimic",),
-    "chexpert": ("chexpert",),
-    "rsna": ("rsna",),
-    "siim": ("siim",),
-    "open-i": ("openi", "iuxray", "iuxr", "indiana"),
-    "vindr": ("vindr",),
-    "padchest": ("padchest",),
-    "brax": ("brax",),
-    "covidx": ("covidx",),
-    "tbx11k": ("tbx11k",),
-    "object-cxr": ("objectcxr",),
-    "imagenet": ("imagenet",),
-}
-TAKEN_FROM = {"rsna": ("chestxray14",), "siim": ("chestxray14",), "covidx": ("rsna", "chestxray14", "siim")}
-
-
-def overlaps(pretraining_data: Sequence[str], dataset: str) -> bool:
-    """Whether weights were trained on images of a data set, judged by names: RSNA and SIIM took theirs from ChestX-ray14.
-
-    The split does not matter: authors did not always keep the official one.
-    """
-    seen = {family for name in pretraining_data for family in _families(name)}
-    return bool(seen & _families(dataset))
-
-
-def _families(name: str) -> set[str]:
-    letters = "".join(letter for letter in name.lower() if letter.isalnum())
-    named = {family for family, spellings in FAMILIES.items() if any(spelling in letters for spelling in spellings)}
-    return named | {source for family in named for source in TAKEN_FROM.get(family, ())} | ({letters} if not named else set())
-
-
 def rename(state: State, prefixes: Mapping[str, str], unneeded: Sequence[str] = ()) -> Converted:
     """Every key under a prefix of the file gets our prefix; the longest that fits wins.
 

@@ -16,12 +16,12 @@ import torch
 from benchmark import repro
 from benchmark.context import Context, choose_device
 from benchmark.data.dataset import Dataset
+from benchmark.data.families import overlaps
 from benchmark.errors import Unavailable, Unsupported, UserError
 from benchmark.meter import Meter, count_gmacs, count_parameters
 from benchmark.plan import Cell, Entrant, RunOptions, cells, entrants, open_dataset, reference_spec, refusal
 from benchmark.prepare import prepare
 from benchmark.pretrain import Pretrained
-from benchmark.published import overlaps
 from benchmark.registry import Registry
 from benchmark.statistics import with_intervals
 from benchmark.store import Store, read_predictions

@@ -6,19 +6,11 @@ Pillow's LOAD_TRUNCATED_IMAGES stays off; with it a JPEG cut in half loads with 
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import stat
 import struct
-import sys
-import threading
-import time
 import warnings
 import zlib
 from collections.abc import Generator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from benchmark.data.geometry import IGNORE, Geometry
-from benchmark.errors import ImageError, UserError
+from benchmark.data.workers import in_workers
+from benchmark.errors import ImageError
 from benchmark.types import InputSpec, Source
 
 MAX_PIXELS = 150_000_000  # below the size at which Pillow itself refuses; a chest X-ray has about 20 million
@@ -215,9 +208,6 @@ class Decoded:
     reason: str = ""
 
 
-_JOB: list[tuple[Source, InputSpec]] = []  # set once in each worker, so that the source is not sent with every task
-
-
 def decode_all(source: Source, spec: InputSpec, workers: int) -> Generator[Decoded, None, None]:
     """Every image of a source on its canvas, in the order of its records; close the generator to stop early.
 
@@ -229,24 +219,11 @@ def decode_all(source: Source, spec: InputSpec, workers: int) -> Generator[Decod
     Raises:
         UserError: a worker was killed.
     """
-    tasks = range(0, len(source.records), CHUNK)
-    workers = min(workers, len(tasks))
-    if workers < 2:
-        for index in range(len(source.records)):
-            yield decode_one(source, spec, index)
-        return
-    # fork where it is safe and cheap: a worker uses Pillow and numpy alone, neither torch's threads nor CUDA
-    method = "fork" if sys.platform == "linux" else "spawn"
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (source, spec, os.getpid()))
-    try:
-        for chunk in pool.map(_decode_chunk, tasks):
-            yield from chunk
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"a process that decodes images of {source.name!r} was killed, perhaps for lack of memory; use fewer workers"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    count, size = len(source.records), CHUNK if workers > 1 else 1
+    tasks = [range(start, min(start + size, count)) for start in range(0, count, size)]
+    doing = f"decodes images of {source.name!r}"
+    for chunk in in_workers(_decode_chunk, (source, spec), tasks, min(workers, len(tasks)), doing):
+        yield from chunk
 
 
 def decode_one(source: Source, spec: InputSpec, index: int) -> Decoded:
@@ -259,19 +236,5 @@ def decode_one(source: Source, spec: InputSpec, index: int) -> Decoded:
     return Decoded(Geometry(height, width, spec.size, spec.resize).image_to_canvas(image, spec.interpolation), height, width)
 
 
-def _decode_chunk(start: int) -> list[Decoded]:
-    source, spec = _JOB[0]
-    return [decode_one(source, spec, index) for index in range(start, min(start + CHUNK, len(source.records)))]
-
-
-def _start_worker(source: Source, spec: InputSpec, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops the workers
-    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
-    _JOB[:] = [(source, spec)]
-
-
-def _exit_with(parent: int) -> None:
-    """Ends a worker whose parent was killed: with fork, workers hold each other's pipes open and would wait for ever."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+def _decode_chunk(source: Source, spec: InputSpec, indices: range) -> list[Decoded]:
+    return [decode_one(source, spec, index) for index in indices]
