@@ -68,7 +68,8 @@ def write_manifest(source: Source, path: Path) -> Facts:
     """Writes the records of a source, whole or not at all; the same records give the same bytes with the same pyarrow.
 
     Raises:
-        UserError: a label that 32 bits do not hold, a text that is not Unicode, or a folder that cannot be written.
+        UserError: a label that 32 bits do not hold, text that is not Unicode, a number that is not finite, or a folder that
+            cannot be written.
     """
     for record in source.records:
         if not {*record.labels}.issubset((0.0, 1.0)) and any(map(_rounded, record.labels)):
@@ -81,8 +82,9 @@ def write_manifest(source: Source, path: Path) -> Facts:
         )  # fmt: skip
         facts = replace(facts, digest=_digest(facts, rows))
         store.write(path, _parquet(facts, source.records))
-    except UnicodeEncodeError as error:
-        raise UserError(f"a record of {source.name!r} holds text that is not Unicode ({error.reason}); correct it") from error
+    except ValueError as error:  # of the digests, before anything is written
+        reason = "text that is not Unicode" if isinstance(error, UnicodeEncodeError) else "a number that is not finite"
+        raise UserError(f"a record of {source.name!r} holds {reason}, which no manifest can; correct it") from error
     return facts
 
 

@@ -17,7 +17,7 @@ from benchmark.data.manifest import write_manifest
 from benchmark.errors import UserError
 from benchmark.types import Source
 from benchmark.verify.files import check_files, stamps
-from benchmark.verify.findings import CHECKS, Facts, Finding, Report
+from benchmark.verify.findings import CHECKS, Finding, Report, SetFacts
 from benchmark.verify.pixels import check_copies, check_images, check_masks
 from benchmark.verify.scan import scan
 from benchmark.verify.sets import Set, check_family, check_overlap
@@ -102,7 +102,7 @@ def _overlaps(sets: list[Set], against: list[Set]) -> list[Finding]:
     ]
 
 
-def _facts(item: Set, options: VerifyOptions) -> Facts:
+def _facts(item: Set, options: VerifyOptions) -> SetFacts:
     source, scans = item.source, item.scans
     path = options.folder(item.name) / "manifest.parquet"
     try:
@@ -111,7 +111,7 @@ def _facts(item: Set, options: VerifyOptions) -> Facts:
         digests, manifest = {}, f"none: {error}"
     else:
         digests, manifest = written.splits, str(path)
-    return Facts(
+    return SetFacts(
         dataset=item.name, version=source.version, root=str(getattr(source, "root", "") or ""), flags=tuple(source.flags),
         counts=counts(source), known=dict(getattr(source, "known_counts", {})), lengths=lengths(source.records),
         decoded=sum(not image.reason for image in scans.values()) if options.images else None,

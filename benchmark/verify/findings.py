@@ -15,7 +15,7 @@ MOST = 1000  # examples kept of a finding; its count is of all
 class Check:
     """A kind of defect. severity: error, scores would be wrong or rows are lost; warning, they may be; note, good to know.
 
-    remedy: what to do, without a subject.
+    remedy: what to do, or what follows; one clause.
     """
 
     severity: Severity
@@ -23,7 +23,7 @@ class Check:
 
 
 CHECKS: dict[str, Check] = {
-    "count-differs": Check("error", "download the set again, or say that it is another release"),
+    "count-differs": Check("error", "download the set again, or name the other release beside scores"),
     "image-missing": Check("error", "download the files again, or leave their rows out"),
     "image-unreadable": Check("error", "download the files again, or leave their rows out"),
     "mask-missing": Check("error", "download the masks again, or empty their cells"),
@@ -40,22 +40,22 @@ CHECKS: dict[str, Check] = {
     "box-without-area": Check("error", "correct the corners, or leave the box out"),
     "box-outside": Check("error", "clip the box to its image"),
     "box-label": Check("error", "name the box after a box class, or add the class"),
-    "image-constant": Check("warning", "look at the files; leave their rows out if nothing is in them"),
-    "mask-against-table": Check("warning", "look at image and mask; correct the one that is wrong"),
+    "image-constant": Check("warning", "look at the files and leave their rows out if nothing is in them"),
+    "mask-against-table": Check("warning", "look at image and mask and correct the one that is wrong"),
     "pixels-with-other-labels": Check("warning", "keep the copy whose labels are right"),
     "pixels-within-split": Check("warning", "keep one copy"),
-    "near-duplicates": Check("warning", "look at the pairs; put copies into one split"),
+    "near-duplicates": Check("warning", "look at the pairs and put copies into one split"),
     "report-without-words": Check("warning", "leave these texts out of training and retrieval"),
     "age-range": Check("warning", "correct the age, or leave it empty"),
     "sex-value": Check("warning", "use F, M, or nothing for unknown"),
     "sets-of-one-family": Check("warning", "name the overlap beside scores, or leave the common images out of one set"),
     "patients-across-sets": Check("warning", "leave these patients out of pretraining"),
     "pixels-across-sets": Check("warning", "leave these images out of pretraining"),
-    "near-duplicates-across-sets": Check("warning", "look at the pairs; leave copies out of pretraining"),
-    "class-one-sided": Check("note", "expect no ROC curve there"),
-    "report-missing": Check("note", "nothing: tasks that need text leave these studies out"),
+    "near-duplicates-across-sets": Check("warning", "look at the pairs and leave copies out of pretraining"),
+    "class-one-sided": Check("note", "a ROC curve is undefined there"),
+    "report-missing": Check("note", "tasks that need text leave them out"),
     "report-shared": Check("note", "count every equal text as right in retrieval"),
-    "image-surplus": Check("note", "nothing, unless rows were to name them"),
+    "image-surplus": Check("note", "nothing to be done, unless the table should name them"),
 }
 
 
@@ -90,7 +90,7 @@ def found(check: str, dataset: str, examples: Sequence[str], what: str, count: i
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class SetFacts:
     """What a data set holds. counts: as `counts` gives them; known: as published. lengths: one row a section.
 
     decoded: images that could be read, None where none was looked at. manifest: its digest, or why there is none.
@@ -125,7 +125,7 @@ class Report:
     command: str
     started: str  # ISO 8601 UTC
     seconds: float
-    datasets: tuple[Facts, ...]
+    datasets: tuple[SetFacts, ...]
     findings: tuple[Finding, ...]
 
     def of(self, severity: Severity) -> tuple[Finding, ...]:

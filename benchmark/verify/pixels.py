@@ -64,8 +64,8 @@ def _against(record: Record, name: str, mask: MaskScan, source: Source) -> str:
 
 
 def usable(records: Iterable[Record], scans: Scans) -> list[Record]:
-    """Records whose image was decoded and shows something: others look the same without being copies."""
-    known = ((record, scans.get(record.uid)) for record in records)
+    """Records whose image was decoded and shows something, as others look the same without being copies; an id counts once."""
+    known = ((record, scans.get(record.uid)) for record in {record.uid: record for record in records}.values())
     return [record for record, image in known if image is not None and not image.reason and not image.constant]
 
 

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from benchmark import store
 from benchmark.types import plain
-from benchmark.verify.findings import MOST, SEVERITIES, Facts, Finding, Report, Severity
+from benchmark.verify.findings import MOST, SEVERITIES, Finding, Report, SetFacts, Severity
 
 SCHEMA = 1  # of report.json; bumped when a name or its meaning changes
 _SHOWN = {"terminal": 3, "markdown": 10}  # examples of a finding; JSON holds more
@@ -37,10 +37,8 @@ def write_report(report: Report, out: Path) -> tuple[Path, Path]:
 def terminal(report: Report, width: int | None = None) -> str:
     """For a person: facts of each set in a line or two, then errors, warnings and notes, then the sum."""
     columns = width or shutil.get_terminal_size((120, 24)).columns
-    blocks = [*(_headline(facts) for facts in report.datasets)]
-    for severity in SEVERITIES:
-        if report.of(severity):
-            blocks.append(f"{_TITLES[severity]}\n{_table(report.of(severity), len(report.datasets) > 1, columns)}")
+    blocks = [_headline(facts) for facts in report.datasets]
+    blocks += [_table(report, columns)] if report.findings else []
     return "\n\n".join([*blocks, summary(report)])
 
 
@@ -54,7 +52,7 @@ def _plural(number: int, word: str) -> str:
     return f"{number or 'no'} {word}{'' if number == 1 else 's'}"
 
 
-def _headline(facts: Facts) -> str:
+def _headline(facts: SetFacts) -> str:
     counts = facts.counts
     parts = [f"{counts[name]:,} {name}" for name in ("images", "patients", "studies", "reports", "boxes") if counts[name]]
     if counts["images with masks"]:
@@ -69,18 +67,20 @@ def _headline(facts: Facts) -> str:
     return f"{facts.dataset} {facts.version}{flags}\n  {', '.join(parts)}\n  {splits}; {decoded}{''.join(texts)}"
 
 
-def _table(findings: Sequence[Finding], several: bool, columns: int) -> str:
-    """Count, check, and what was found with the way out; the first examples stand below."""
-    rows = [
-        [f"{item.count:,}", item.check, *([item.dataset] if several else []),
-         f"{item.what}; {item.remedy}\n{_first(item, _SHOWN['terminal'])}"]
-        for item in findings
-    ]  # fmt: skip
-    left = [max(len(row[place]) for row in rows) + 2 for place in range(len(rows[0]) - 1)]
-    widths = [*[None] * len(left), max(40, columns - sum(left))]
-    align = ("right", *["left"] * len(left))
-    text: str = tabulate(rows, tablefmt="plain", maxcolwidths=widths, disable_numparse=True, colalign=align)
-    return text
+def _table(report: Report, columns: int) -> str:
+    """Check, count, and what was found with what to do; the first examples stand below. By severity."""
+    rows: list[list[str]] = []
+    for severity in SEVERITIES:
+        findings = report.of(severity)
+        rows += [[_TITLES[severity], "", ""]] if findings else []
+        for item in findings:
+            where = f" [{item.dataset}]" if len(report.datasets) > 1 else ""
+            text = f"{item.what}{where}; {item.remedy}\n{_first(item, _SHOWN['terminal'])}"
+            rows.append([item.check, f"{item.count:,}", text])
+    left = sum(max(len(row[place]) for row in rows) + 2 for place in (0, 1))
+    widths, align = [None, None, max(40, columns - left)], ("left", "right", "left")
+    shown: str = tabulate(rows, tablefmt="plain", maxcolwidths=widths, disable_numparse=True, colalign=align)
+    return "\n".join(f"\n{line}" if line.strip() in _TITLES.values() else line for line in shown.splitlines()).lstrip("\n")
 
 
 def _first(item: Finding, most: int) -> str:
@@ -103,7 +103,7 @@ def markdown(report: Report) -> str:
     return "\n".join([*lines, *(line for facts in report.datasets for line in _section(facts))])
 
 
-def _section(facts: Facts) -> list[str]:
+def _section(facts: SetFacts) -> list[str]:
     """What a set holds, beside the published numbers."""
     known = {name: f"{number:,}" for name, number in facts.known.items()}
     counted = [[name, f"{number:,}", known.get(name, "")] for name, number in facts.counts.items()]

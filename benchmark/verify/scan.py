@@ -63,7 +63,7 @@ class ImageScan:
 
 
 def scan(source: Source, known: Mapping[str, Stamp | None], path: Path, workers: int, progress: bool) -> dict[str, ImageScan]:
-    """uid -> what its image showed, for every image that is there; decodes those that no line is kept of.
+    """uid -> what its image showed, for every image that is there; decodes those that no line is kept of, or that failed.
 
     Args:
         source: images and masks.
@@ -77,7 +77,7 @@ def scan(source: Source, known: Mapping[str, Stamp | None], path: Path, workers:
     """
     keys = {index: _key(source, record, known) for index, record in enumerate(source.records)
             if known.get(record.image, ()) is not None}  # fmt: skip
-    kept = _read(path)
+    kept = {key: image for key, image in _read(path).items() if not _failed(image)}  # a decoder may have been installed since
     scans = {source.records[index].uid: kept[key] for index, key in keys.items() if key in kept}
     todo = [index for index, key in keys.items() if key not in kept]
     chunks = [[(index, keys[index]) for index in todo[start : start + CHUNK]] for start in range(0, len(todo), CHUNK)]
@@ -95,6 +95,10 @@ def scan(source: Source, known: Mapping[str, Stamp | None], path: Path, workers:
             scans |= {source.records[index].uid: image for (index, _), image in zip(chunk, looked)}
             bar.update(len(chunk))
     return scans
+
+
+def _failed(image: ImageScan) -> bool:
+    return bool(image.reason) or any(mask.problem == "unreadable" for mask in image.masks.values())
 
 
 def _key(source: Source, record: Record, known: Mapping[str, Stamp | None]) -> str:
@@ -178,7 +182,7 @@ def _read(path: Path) -> dict[str, ImageScan]:
                 image = _parse(line)
                 if image is not None:
                     kept[image.key] = image
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions, or delete it") from error
