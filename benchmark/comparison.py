@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import UserError
+from benchmark.plan import catalogue
 from benchmark.statistics import paired_difference
 from benchmark.store import Store, read_predictions
 from benchmark.types import Metric, Predictions, Protocol, RunResult
@@ -100,11 +101,7 @@ def _compare(store: Store, pair: tuple[RunResult, RunResult], how: tuple[Any, Pr
 
 def _protocol(task: Any, result: RunResult) -> Protocol | None:
     """The literal a result was made under; None where this version has another under its name."""
-    for preset in ("quick", "small", "paper"):
-        for protocol in task.protocols(preset):
-            if protocol.hash == result.spec.protocol_hash:
-                return protocol  # type: ignore[no-any-return]
-    return None
+    return next((item for item in catalogue(task) if item.hash == result.spec.protocol_hash), None)
 
 
 def _shared_rows(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import digamma
 
 from benchmark.errors import UserError
 
@@ -164,3 +165,27 @@ def expected_rank(above: NDArray[Any], tied: NDArray[Any], positives: NDArray[An
     With p positives among p + n tied ones it is above + (n + p + 1) / (p + 1), the mean of the lowest order statistic.
     """
     return np.asarray(above + (tied + positives + 1) / (positives + 1), float)
+
+
+def expected_reciprocal_rank(above: NDArray[Any], tied: NDArray[Any], positives: NDArray[Any]) -> Array:
+    """Expected 1 / rank of the first positive over all orders of ties; its mean is the MRR, with one positive also the MAP.
+
+    With one positive among n + 1 tied ones it is (H(above + n + 1) - H(above)) / (n + 1), with H the harmonic numbers.
+    """
+    above, tied, positives = (np.asarray(item, float) for item in (above, tied, positives))
+    found = np.asarray((digamma(above + tied + 2) - digamma(above + 1)) / (tied + 1), float)
+    several = positives > 1
+    if several.any():
+        found[several] = _first_of_several(above[several], tied[several], positives[several])
+    return found
+
+
+def _first_of_several(above: Array, tied: Array, positives: Array) -> Array:
+    """The sum over places of P(the first positive stands there) / (above + place)."""
+    found, missed = np.zeros(len(above)), np.ones(len(above))
+    for place in range(1, int(tied.max()) + 2):
+        left = np.maximum(tied + positives - place + 1, 1)
+        hit = np.minimum(positives / left, 1.0)
+        found += missed * hit / (above + place)
+        missed = missed * (1 - hit)
+    return found

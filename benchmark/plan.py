@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import inf, isfinite
@@ -10,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import weights
+from benchmark.checkpoints import checkpoint_file, of_checkpoint
 from benchmark.data.dataset import Dataset
-from benchmark.data.sources import SOURCES, SourceOptions
+from benchmark.data.opening import check_split, open_source
+from benchmark.data.sources import SourceOptions
 from benchmark.errors import Unsupported, UserError
 from benchmark.options import Setting, override, require_used, setting_names
 from benchmark.pretrain import training_rows
-from benchmark.published import Layout, layout_of
-from benchmark.registry import Registry
-from benchmark.types import PretrainSpec, Protocol, Recipe, RunSpec, capabilities, digest, plain, reads_reports
+from benchmark.published import Layout
+from benchmark.registry import Registry, unknown
+from benchmark.types import PRESETS, PretrainSpec, Protocol, Recipe, RunSpec, capabilities, digest, plain, reads_reports
+
+CATALOGUE = (*PRESETS, "published")  # what `Task.protocols` is asked for; "published" ones run only when they are named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +29,13 @@ class RunOptions:
 
     methods: tuple[str, ...]
     tasks: tuple[str, ...] = ("all",)
+    protocols: tuple[str, ...] = ()  # names; empty: what each family runs at the preset
     data: tuple[str, ...] = ("phantom",)
+    pretrain_data: str = ""  # "": every data set is scored with methods pretrained on its own training rows
     data_root: Path | None = None
     where: tuple[tuple[str, str], ...] = ()
+    split: str = ""  # a rule or a file; empty: as each source splits
+    label_policy: str = ""  # empty: what reports leave open stays unknown
     preset: str = "quick"
     checkpoint: Path | None = None
     seeds: tuple[int, ...] = (0,)
@@ -48,7 +55,10 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entrant:
-    """A method as it will compete on one data set: configuration, seed, and where its weights come from."""
+    """A method as it will compete on one data set: configuration, seed, and where its weights come from.
+
+    corpus: the data set whose training rows pretrain it and whose reports make its vocabulary.
+    """
 
     name: str
     method: Any  # the class
@@ -56,6 +66,7 @@ class Entrant:
     recipe: Recipe
     title: str
     seed: int
+    corpus: Dataset
     weights: str  # as RunSpec.weights
     pretraining: PretrainSpec | None = None
     checkpoint: Path | None = None
@@ -84,17 +95,34 @@ def chosen(registry: Registry[Any], names: Sequence[str]) -> tuple[str, ...]:
 
 def open_dataset(text: str, options: RunOptions) -> Dataset:
     """The checked data set of one `--data` value, NAME or NAME:LOCATION. Raises UserError."""
-    name, _, location = text.partition(":")
+    check_split(options.data, options.split)
     source_options = SourceOptions(root=options.data_root, preset=options.preset, where=options.where)
-    return Dataset(SOURCES.load(name)(location, source_options))
+    return Dataset(open_source(text, source_options, options.split, options.label_policy))
 
 
-def entrants(options: RunOptions, methods: Registry[Any], data: Dataset) -> tuple[Entrant, ...]:
+def open_corpus(options: RunOptions) -> Dataset | None:
+    """The data set of `--pretrain-data`, as it splits itself; None where each data set is its own. Raises UserError.
+
+    `--where`, `--split` and `--label-policy` are of the data sets that are scored.
+    """
+    if not options.pretrain_data:
+        return None
+    if options.checkpoint is not None:
+        raise UserError("--checkpoint brings trained weights and --pretrain-data trains them; leave one of the two out")
+    whole = replace(options, data=(options.pretrain_data,), where=(), split="", label_policy="")
+    return open_dataset(options.pretrain_data, whole)
+
+
+def entrants(options: RunOptions, methods: Registry[Any], data: Dataset, corpus: Dataset | None = None) -> tuple[Entrant, ...]:
     """Every method and seed that competes on a data set.
+
+    Args:
+        corpus: pretrains them where it is given, else the data set itself does.
 
     Raises:
         UserError: an unknown method, preset or setting, or a checkpoint for several methods.
     """
+    corpus = corpus or data
     names = chosen(methods, options.methods)
     if options.checkpoint is not None and len(names) != 1:
         raise UserError(f"--checkpoint belongs to one method, and {len(names)} are named; name one by --method")
@@ -111,10 +139,13 @@ def entrants(options: RunOptions, methods: Registry[Any], data: Dataset) -> tupl
         _check_values(config, recipe)
         used |= taken
         changed = [f"{key}={getattr(config, key, getattr(recipe, key, None))}" for key in sorted(taken)]
+        changed += [f"on {corpus.name}"] if corpus is not data and "trainable" in capabilities(method) and recipe.steps else []
         title = method.card.title + (f" [{', '.join(changed)}]" if changed else "")
         for seed in options.seeds:
             found.append(
-                _entrant(options, data, method, config, recipe, {"name": name, "title": title, "seed": seed, "layout": layout})
+                _entrant(
+                    options, corpus, method, config, recipe, {"name": name, "title": title, "seed": seed, "layout": layout}
+                )
             )
     require_used(options.settings, frozenset(used), known, names)
     return tuple(found)
@@ -137,7 +168,7 @@ def _check_values(config: Any, recipe: Recipe) -> None:
 
 
 def _entrant(
-    options: RunOptions, data: Dataset, method: Any, config: Any, recipe: Recipe, naming: Mapping[str, Any]
+    options: RunOptions, corpus: Dataset, method: Any, config: Any, recipe: Recipe, naming: Mapping[str, Any]
 ) -> Entrant:
     spec = None
     if options.checkpoint is not None:
@@ -146,22 +177,31 @@ def _entrant(
         files = [item for item in (file, *map(file.with_name, beside)) if item.is_file()]
         source = f"file:{'+'.join(weights.file_sha256(item)[:32] for item in files)}"
     elif "trainable" in capabilities(method) and recipe.steps > 0:
-        rows = training_rows(data, reads_reports(method))
+        rows = training_rows(corpus, reads_reports(method))
         spec = PretrainSpec(
             method=naming["name"],
             method_version=method.version,
             config=plain(config) | ({"weight_files": local} if (local := _weight_files(config)) else {}),
             recipe=plain(recipe),
-            dataset=data.name,
-            dataset_version=data.version,
-            split=digest([data.splits["train"], [record.uid for record in rows]]),
+            dataset=corpus.name,
+            dataset_version=corpus.version,
+            split=digest([corpus.splits["train"], [record.uid for record in rows]]),
             seed=naming["seed"],
         )
         source = spec.key
     else:
         source = _weight_files(config) or _fetched(config) or "seed"
+        if options.pretrain_data and reads_reports(method):  # its vocabulary is learned from other reports
+            source += f"+words:{digest([corpus.name, corpus.version, corpus.splits['train']], 8)}"
     return Entrant(
-        method=method, config=config, recipe=recipe, weights=source, pretraining=spec, checkpoint=options.checkpoint, **naming
+        method=method,
+        config=config,
+        recipe=recipe,
+        corpus=corpus,
+        weights=source,
+        pretraining=spec,
+        checkpoint=options.checkpoint,
+        **naming,
     )
 
 
@@ -183,27 +223,30 @@ def _fetched(config: Any) -> str:
     return f"hub:{','.join(named)}" if named else ""
 
 
-def checkpoint_file(path: Path) -> Path:
-    """The file behind --checkpoint: a file itself, or model.safetensors in a pretrained folder. Raises UserError."""
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"--checkpoint {path}: {file} is not there; give a .safetensors file or a pretrained/<key> folder")
-    return file
-
-
 def cells(options: RunOptions, tasks: Registry[Any], data: Dataset, competing: Sequence[Entrant]) -> tuple[Cell, ...]:
-    """Every score to be made on a data set, method by method. Raises UserError for an unknown task."""
+    """Every score to be made on a data set, method by method. Raises UserError for an unknown task or protocol."""
     families = [tasks.load(name)() for name in chosen(tasks, options.tasks)]
+    literals = [(task, protocol) for task in families for protocol in task.protocols(options.preset)]
+    if options.protocols:
+        named = {protocol.name: (task, protocol) for task in families for protocol in catalogue(task)}
+        missing = next((name for name in options.protocols if name not in named), None)
+        if missing is not None:
+            raise unknown(f"protocol of --task {','.join(options.tasks)}", missing, list(named))
+        literals = [named[name] for name in dict.fromkeys(options.protocols)]
     found = []
     for entrant in competing:
-        for task in families:
-            for protocol in task.protocols(options.preset):
-                fractions = options.labels if options.labels and protocol.fractions != (1.0,) else protocol.fractions
-                for fraction in fractions:
-                    for eval_seed in options.eval_seeds:
-                        spec = _spec(options, data, entrant, task, protocol, fraction, eval_seed)
-                        found.append(Cell(entrant=entrant, task=task, protocol=protocol, spec=spec))
+        for task, protocol in literals:
+            fractions = options.labels if options.labels and protocol.fractions != (1.0,) else protocol.fractions
+            for fraction in fractions:
+                for eval_seed in options.eval_seeds:
+                    spec = _spec(options, data, entrant, task, protocol, fraction, eval_seed)
+                    found.append(Cell(entrant=entrant, task=task, protocol=protocol, spec=spec))
     return tuple(found)
+
+
+def catalogue(task: Any) -> tuple[Protocol, ...]:
+    """Every protocol of a family, whatever preset runs it, each once."""
+    return tuple({protocol.name: protocol for preset in CATALOGUE for protocol in task.protocols(preset)}.values())
 
 
 def _spec(  # noqa: PLR0913  (the coordinates of a cell)
@@ -243,41 +286,3 @@ def refusal(cell: Cell, data: Dataset) -> str:
 def reference_spec(spec: RunSpec, name: str) -> RunSpec:
     """The key of a reference row depends on the rows and the protocol alone, not on the method beside it."""
     return replace(spec, method=f"reference: {name}", method_version=1, config={}, weights="none", seed=0, precision="fp64")
-
-
-def of_checkpoint(method: Any, checkpoint: Path, name: str, config: Any, preset: str) -> tuple[Any, Layout | None, Any]:
-    """The class, the published layout and the configuration that a checkpoint asks for.
-
-    Raises:
-        UserError: the file cannot be read, or the record beside it is of another method.
-    """
-    state = weights.load(checkpoint_file(checkpoint)) if hasattr(method, "published_layouts") else {}
-    layout = layout_of(method, state)
-    if layout is None:
-        return method, None, stored_config(checkpoint, name, config)
-    if layout.target is not None:
-        method = layout.target()
-        config, _ = method.preset(preset)
-    return method, layout, type(config)(**layout.configure(state))  # not the preset's sizes, which the file decides
-
-
-def stored_config(checkpoint: Path, name: str, config: Any) -> Any:
-    """The configuration that lies beside a checkpoint of ours, else the one given.
-
-    Orders of mapping and aggregation, or numbers of heads, change no shape: only the record tells them.
-
-    Raises:
-        UserError: the record is of another method, or of settings that this version does not know.
-    """
-    path = checkpoint_file(checkpoint).with_name("config.json")
-    if not path.is_file():
-        return config
-    try:
-        spec = json.loads(path.read_text())["spec"]
-        if spec["method"] != name:
-            raise UserError(
-                f"checkpoint {checkpoint} is of method {spec['method']!r}, not of {name!r}; name that one by --method"
-            )
-        return type(config)(**{key: value for key, value in spec["config"].items() if key != "weight_files"})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} does not describe a configuration of {name}; pretrain again with this version") from error

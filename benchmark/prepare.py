@@ -11,20 +11,18 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from benchmark import published, repro, weights
+from benchmark.checkpoints import checkpoint_file
 from benchmark.context import Context
-from benchmark.data.dataset import Dataset
 from benchmark.data.text import REPORT, train_tokenizer
 from benchmark.errors import Unsupported, UserError
 from benchmark.hub import read_tokenizer
-from benchmark.plan import Entrant, checkpoint_file
+from benchmark.plan import Entrant
 from benchmark.pretrain import Pretrained, pretrain, read_pretrained, training_rows
 from benchmark.store import Store
 from benchmark.types import Scalar, reads_reports
 
 
-def prepare(
-    data: Dataset, entrant: Entrant, store: Store, context: Context
-) -> tuple[Any, Pretrained | None, dict[str, Scalar]]:
+def prepare(entrant: Entrant, store: Store, context: Context) -> tuple[Any, Pretrained | None, dict[str, Scalar]]:
     """Builds a method and gives it its weights.
 
     Returns:
@@ -37,7 +35,7 @@ def prepare(
     folder = store.pretrained_folder(entrant.pretraining.key) if entrant.pretraining else None
     stored = _stored_folder(entrant, folder)
     state = weights.load(checkpoint_file(entrant.checkpoint)) if entrant.checkpoint is not None else {}
-    tokenizer = _tokenizer(data, entrant, stored, state) if reads_reports(entrant.method) else None
+    tokenizer = _tokenizer(entrant, stored, state) if reads_reports(entrant.method) else None
     if tokenizer is not None and stored is not None and entrant.layout is None:
         _require_words(tokenizer, state, stored / "tokenizer.json")
     with repro.seeded(entrant.seed, "init"):
@@ -52,12 +50,13 @@ def prepare(
             if tokenizer is not None:
                 _require_vocabulary(method, tokenizer, file)
     elif entrant.pretraining is not None and folder is not None:
-        record = pretrain(method, data, entrant.pretraining, entrant.recipe, folder, context)
+        record = pretrain(method, entrant.corpus, entrant.pretraining, entrant.recipe, folder, context)
     method.to(context.device).eval().requires_grad_(False)
     notes["weights_sha256"] = record.sha256 if record else weights.state_sha256(method)
     if record:
         notes["pretraining_rows_skipped"] = record.rows_skipped
         notes["pretraining_texts_truncated"] = record.texts_truncated
+        notes["pretraining_data"] = f"{record.spec['dataset']} {record.spec['dataset_version']}"
     return method, record, notes
 
 
@@ -74,16 +73,20 @@ def _without_downloads(config: Any) -> Any:
     return replace(config, **drawn)
 
 
-def _tokenizer(data: Dataset, entrant: Entrant, stored: Path | None, state: Mapping[str, Tensor]) -> Tokenizer | None:
+def _tokenizer(entrant: Entrant, stored: Path | None, state: Mapping[str, Tensor]) -> Tokenizer | None:
     """That of the stored weights, or one trained on the training reports; None where published weights read no text."""
     if entrant.layout is not None and entrant.checkpoint is not None:
         layout, file = entrant.layout, checkpoint_file(entrant.checkpoint)
         return published.tokenizer_of(layout, state, file) if layout.vocabulary else None
     if stored is not None and (stored / "tokenizer.json").is_file():
         return read_tokenizer(stored / "tokenizer.json")
-    texts = data.texts(training_rows(data, with_text=True), REPORT)
+    corpus = entrant.corpus
+    texts = corpus.texts(training_rows(corpus, with_text=True), REPORT)
     if not texts:
-        raise Unsupported(f"{entrant.name} reads text, and {data.name} has no training reports to learn a vocabulary from")
+        raise Unsupported(
+            f"{entrant.name} reads text, and {corpus.name} has no training reports to learn a vocabulary from; name a set with "
+            "reports by --pretrain-data, or give trained weights by --checkpoint"
+        )
     return train_tokenizer(texts)
 
 

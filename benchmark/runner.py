@@ -16,10 +16,10 @@ import torch
 from benchmark import repro
 from benchmark.context import Context, choose_device
 from benchmark.data.dataset import Dataset
-from benchmark.data.families import overlaps
 from benchmark.errors import Unavailable, Unsupported, UserError
+from benchmark.flags import flags_of
 from benchmark.meter import Meter, count_gmacs, count_parameters
-from benchmark.plan import Cell, Entrant, RunOptions, cells, entrants, open_dataset, reference_spec, refusal
+from benchmark.plan import Cell, Entrant, RunOptions, cells, entrants, open_corpus, open_dataset, reference_spec, refusal
 from benchmark.prepare import prepare
 from benchmark.pretrain import Pretrained
 from benchmark.registry import Registry
@@ -60,10 +60,12 @@ class Runner:
 
     def plan(self) -> tuple[tuple[Dataset, tuple[Cell, ...]], ...]:
         """The cells of each data set. Raises UserError for anything that is wrong before work begins."""
-        found = []
+        corpus, found = open_corpus(self.options), []
         for text in self.options.data:
-            data = open_dataset(text, self.options)
-            found.append((data, cells(self.options, self.tasks, data, entrants(self.options, self.methods, data))))
+            whole = not (self.options.where or self.options.split or self.options.label_policy)
+            same = whole and text == self.options.pretrain_data
+            data = corpus if corpus is not None and same else open_dataset(text, self.options)
+            found.append((data, cells(self.options, self.tasks, data, entrants(self.options, self.methods, data, corpus))))
         return tuple(found)
 
     def run(self) -> Summary:
@@ -83,7 +85,7 @@ class Runner:
             data = open_dataset(text, self.options)
             for entrant in entrants(self.options, self.methods, data):
                 if entrant.pretraining is not None:
-                    _, record, _ = prepare(data, entrant, self.store, self._context(entrant, 0))
+                    _, record, _ = prepare(entrant, self.store, self._context(entrant, 0))
                     found += [record] if record else []
         if not found:
             raise UserError(f"none of {', '.join(self.options.methods)} is trained; see `list methods`")
@@ -124,7 +126,7 @@ class Runner:
             return
         context = self._context(entrant, 0)
         try:
-            method, record, notes = prepare(data, entrant, self.store, context)
+            method, record, notes = prepare(entrant, self.store, context)
         except Exception as error:  # noqa: BLE001
             for cell in runnable:
                 self._keep(self._failure(cell, error))
@@ -153,10 +155,10 @@ class Runner:
             result = replace(
                 result,
                 pretraining=record.cost if record else None,
-                notes=dict(context.notes) | {"draws": context.draws},
+                notes=dict(context.notes) | data.notes | {"draws": context.draws},
                 started=started,
                 finished=_now(),
-                flags=_flags(cell, data, predictions),
+                flags=flags_of(cell, data, predictions),
             )
             sha256 = self.store.save_predictions(cell.spec.key, predictions)
             self._keep(replace(result, predictions=sha256))
@@ -241,7 +243,7 @@ class Runner:
             sha256 = self.store.save_predictions(reference.spec.key, predictions)
             result = replace(
                 scored, title=name, role="reference", predictions=sha256, flags=data.source.flags, cost=Cost(),
-                notes={"draws": self.options.draws},
+                notes=data.notes | {"draws": self.options.draws},
             )  # fmt: skip
             self.store.save(result)
         return result
@@ -259,29 +261,6 @@ def _by_entrant(todo: Sequence[Cell]) -> Iterator[tuple[Entrant, list[Cell]]]:
         groups.setdefault(id(cell.entrant), []).append(cell)
     for group in groups.values():
         yield group[0].entrant, group
-
-
-def _flags(cell: Cell, data: Dataset, predictions: Predictions) -> tuple[str, ...]:
-    degenerate = getattr(cell.task, "degenerate", None)
-    found = list(data.source.flags)
-    if degenerate is not None and degenerate(predictions, cell.protocol):
-        found.append("degenerate")
-    if predictions.skipped:
-        found.append("partial")
-    return tuple(found + _weight_flags(cell, data))
-
-
-def _weight_flags(cell: Cell, data: Dataset) -> list[str]:
-    """ "overlap": published weights that saw images of this set, perhaps its test rows. "labels": trained on all labels."""
-    entrant, found = cell.entrant, []
-    fetched = entrant.checkpoint is None and entrant.pretraining is None and entrant.weights != "seed"
-    published = entrant.layout is not None or fetched
-    if published and overlaps(entrant.method.card.pretraining_data, data.name):
-        found.append("overlap")
-    taught = entrant.pretraining is not None and getattr(entrant.method, "learns_from_labels", False)
-    if taught and cell.task.name in ("classification", "zeroshot"):
-        found.append("labels")
-    return found
 
 
 def _count(method: Any, context: Context) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Scalar = str | int | float | bool | None
 Status = Literal["ok", "failed", "unsupported", "unavailable"]
 SPLITS = ("train", "val", "test")
+PRESETS = ("quick", "small", "paper")
 
 
 def canonical_json(value: object) -> str:
@@ -367,7 +368,7 @@ class Task(typing.Protocol):
     needs: ClassVar[frozenset[str]]  # capabilities of a method
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
-        """The literals that this family runs at a preset."""
+        """The literals that this family runs at a preset, or those of papers that run when named ("published")."""
         ...
 
     def check(self, data: Dataset, protocol: Protocol) -> None:

@@ -16,6 +16,7 @@ from benchmark.features import embed_towers
 from benchmark.types import Predictions, Protocol
 from tasks.labels import LabelScores, check_labels, label_predictions, labelled_rows
 from tasks.protocols import CLASSIFICATION
+from tasks.published import classification as published
 
 Floats = NDArray[np.float64]
 
@@ -28,8 +29,8 @@ class Classification(LabelScores):
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
-        """The same at every preset."""
-        return CLASSIFICATION
+        """The same at every preset; those of papers as "published"."""
+        return published.PROTOCOLS if preset == "published" else CLASSIFICATION
 
     def check(self, data: Dataset, protocol: Protocol) -> None:
         """Raises Unsupported where a split has no known label."""

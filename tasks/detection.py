@@ -18,6 +18,7 @@ from benchmark.types import InputSpec, Predictions, Protocol, Record
 from tasks.coco import average_precision
 from tasks.heads.fit import Maps, Schedule, cap_rows, fit, in_chunks, names_of, numbers
 from tasks.protocols_dense import DETECTION
+from tasks.published import detection as published
 
 if TYPE_CHECKING:
     from benchmark.context import Context
@@ -41,7 +42,9 @@ class Detection:
     needs: ClassVar[frozenset[str]] = frozenset({"dense"})
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
-        """The literals of a preset. Raises UserError for an unknown one."""
+        """The literals of a preset, those of papers as "published". Raises UserError for an unknown one."""
+        if preset == "published":
+            return published.PROTOCOLS
         if preset not in DETECTION:
             raise UserError(f"detection has no preset {preset!r}; use one of {', '.join(DETECTION)}")
         return DETECTION[preset]

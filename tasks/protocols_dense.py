@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from benchmark.types import Protocol
 
+FRACTIONS = (0.01, 0.1, 1.0)  # of the training patients, as the field reports masks and boxes
 
-def _linear(
-    name: str, steps: int, train_rows: int | None, evaluations: int, reference_size: int, fractions: tuple[float, ...] = (1.0,)
-) -> Protocol:
+
+def _linear(name: str, steps: int, train_rows: int | None, evaluations: int, reference_size: int) -> Protocol:
     """The linear evaluation of segmentation at one size."""
     return Protocol(
         name=name,
         version=1,
         task="segmentation",
         primary="dice_empty1",
-        fractions=fractions,
         settings=(
             ("batch_size", 16),
             ("clip_norm", 1.0),
@@ -57,9 +58,10 @@ SEGMENTATION: dict[str, tuple[Protocol, ...]] = {
     "small": (
         Protocol(
             name="unet-frozen-small",
-            version=1,
+            version=2,
             task="segmentation",
             primary="dice_empty1",
+            fractions=FRACTIONS,
             settings=(
                 ("batch_size", 16),
                 ("clip_norm", 1.0),
@@ -73,9 +75,9 @@ SEGMENTATION: dict[str, tuple[Protocol, ...]] = {
                 ("train_rows", None),
                 ("weight_decay", 0.01),
             ),
-            summary="U-Net decoder of reduced width on the frozen encoder; the best of five evaluations on val",
+            summary="U-Net decoder of reduced width on the frozen encoder; 1, 10, 100 % of the patients; best of five on val",
         ),
-        _linear("linear-masks-small", 1000, None, 5, 128),
+        replace(_linear("linear-masks-small", 1000, None, 5, 128), version=2, fractions=FRACTIONS),
     ),
     "paper": (
         Protocol(
@@ -83,7 +85,7 @@ SEGMENTATION: dict[str, tuple[Protocol, ...]] = {
             version=1,
             task="segmentation",
             primary="dice_empty1",
-            fractions=(0.01, 0.1, 1.0),
+            fractions=FRACTIONS,
             settings=(
                 ("batch_size", 16),
                 ("clip_norm", 1.0),
@@ -99,7 +101,7 @@ SEGMENTATION: dict[str, tuple[Protocol, ...]] = {
             ),
             summary="U-Net decoder (256, 128, 64, 32, 16) on the frozen encoder at 1, 10 and 100 % of the patients",
         ),
-        _linear("linear-masks", 10000, None, 10, 224, (0.01, 0.1, 1.0)),
+        replace(_linear("linear-masks", 10000, None, 10, 224), fractions=FRACTIONS),
     ),
 }
 
@@ -127,9 +129,10 @@ DETECTION: dict[str, tuple[Protocol, ...]] = {
     "small": (
         Protocol(
             name="yolov3-frozen-small",
-            version=1,
+            version=2,
             task="detection",
             primary="map50",
+            fractions=FRACTIONS,
             settings=(
                 ("batch_size", 16),
                 ("clip_norm", 10.0),
@@ -141,7 +144,7 @@ DETECTION: dict[str, tuple[Protocol, ...]] = {
                 ("train_rows", None),
                 ("weight_decay", 0.01),
             ),
-            summary="YOLOv3 neck and head of reduced width on the frozen encoder; the best of five evaluations on val",
+            summary="YOLOv3 head of reduced width on the frozen encoder; 1, 10, 100 % of the patients; best of five on val",
         ),
     ),
     "paper": (
@@ -150,7 +153,7 @@ DETECTION: dict[str, tuple[Protocol, ...]] = {
             version=1,
             task="detection",
             primary="map50",
-            fractions=(0.01, 0.1, 1.0),
+            fractions=FRACTIONS,
             settings=(
                 ("batch_size", 16),
                 ("clip_norm", 10.0),

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from benchmark import metrics
 from benchmark.context import Context
 from benchmark.data.dataset import Dataset
 from benchmark.errors import Unsupported
 from benchmark.features import embed_images, embed_texts
-from benchmark.types import Features, Predictions, Protocol, Record
+from benchmark.types import Features, Predictions, Protocol, Record, digest
 from tasks.protocols import RETRIEVAL
+from tasks.published import retrieval as published
+from tasks.ranking import BlockScores, Floats, Ints, Part, PooledScores, Scores, rank
 
-Ints = NDArray[np.int64]
-BLOCK = 512  # queries at once
+CONTROLLED = 10_000  # pairs at most that are ranked by a wrong pairing too
+PROBED = 64  # rows by which a method's similarity is compared with the inner product
 RECALLS = (1, 5, 10)
 DIRECTIONS = ("i2t", "t2i")
 
@@ -27,61 +31,63 @@ DIRECTIONS = ("i2t", "t2i")
 class Retrieval:
     """Rows are image-report pairs of the test split. Arrays, by direction d and pairing p in ("", "shuffled_"):
 
-    <p><d>: (N, 3) int64, negatives above the best positive, negatives tied with it, positives tied with it.
+    <p><d>: (N, 3) int64, negatives above the best positive, negatives tied with it, positives tied with it; with pools
+    (N, draws, 3), -1 where a draw left the pair out.
     t2i_share: (N,) 1 / (pairs with the same text), so that each distinct text is one query where texts are merged.
     """
 
     name: ClassVar[str] = "retrieval"
-    version: ClassVar[int] = 2  # 2: the shuffled control never keeps a text
+    version: ClassVar[int] = 3  # 3: reciprocal ranks
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
-        """The same at every preset."""
-        return RETRIEVAL
+        """The same at every preset; those of papers as "published"."""
+        return published.PROTOCOLS if preset == "published" else RETRIEVAL
 
     def check(self, data: Dataset, protocol: Protocol) -> None:
-        """Raises Unsupported without two test pairs."""
-        if len(_pairs(data, protocol)) < 2:
+        """Raises Unsupported without two test pairs, or with fewer than a pool holds."""
+        pairs, pool = len(_pairs(data, protocol)), protocol.setting("pool")
+        if pairs < 2:
             raise Unsupported(f"{protocol.name} needs reports in the test split, and {data.name} has fewer than two there")
+        if pool != "full" and pairs < pool:
+            raise Unsupported(f"{protocol.name} needs {pool} pairs in the test split, and {data.name} has {pairs} there")
 
     def run(self, method: Any, data: Dataset, protocol: Protocol, fraction: float, context: Context) -> Predictions:
-        """Ranks every test pair against the whole gallery."""
+        """Ranks every test pair against the whole gallery, or against its pools."""
         records, skipped = data.readable(_pairs(data, protocol), method.input, context)
         texts = data.texts(records, protocol.text)
         distinct, owner = np.unique(texts, return_inverse=True)  # equal texts are encoded once, so that they tie exactly
         images = embed_images(method, data, records, context)
         reports = embed_texts(method, [str(text) for text in distinct], context)
-        context.notes |= {"pool": len(records), "distinct_texts": len(distinct)}
-
-        def similarity(rows: slice) -> NDArray[np.float32]:
-            block = method.similarity(Features(images.pooled[rows].double()), Features(reports.pooled.double()))
-            return np.asarray(block.float().numpy())  # summed in float64, so that equal vectors tie in float32
-
+        context.notes |= {"pairs": len(records), "pool": protocol.setting("pool"), "distinct_texts": len(distinct)}
         with context.meter.phase("predict"), torch.inference_mode():
-            scores = np.concatenate([similarity(slice(start, start + BLOCK)) for start in range(0, len(records), BLOCK)])
-            metrics.require_finite(scores, np.array([record.uid for record in records]))
-            return _predictions(records, scores, owner, protocol, skipped)
+            return _predictions(records, _scores(method, images, reports, records, owner), owner, protocol, skipped)
 
     def score(self, predictions: Predictions, protocol: Protocol, weights: metrics.Array) -> Mapping[str, metrics.Array]:
-        """i2t_ and t2i_ recall@K, median and mean rank; recall@K (mean of both), rsum (percent), and the shuffled control."""
+        """i2t_ and t2i_ recall@K, median and mean rank, MRR; recall@K (mean of both), rsum (percent), the shuffled control.
+
+        MRR is MAP where one candidate is right: everywhere but for a text that several images share, where texts are merged.
+        """
         found: dict[str, metrics.Array] = {}
         arrays = predictions.arrays
         by_direction = {"i2t": weights, "t2i": weights * arrays["t2i_share"]}
         for direction, weight in by_direction.items():
-            counts = arrays[direction].T
-            ranks = metrics.expected_rank(*counts)
+            counts = arrays[direction]
+            ranks = _by_pair(counts, metrics.expected_rank)
             for k in RECALLS:
-                found[f"{direction}_recall@{k}"] = metrics.mean(metrics.recall_at(k, *counts), weight)
-            found[f"{direction}_median_rank"] = metrics.median(ranks, weight)
+                found[f"{direction}_recall@{k}"] = metrics.mean(_by_pair(counts, partial(metrics.recall_at, k)), weight)
+            found[f"{direction}_median_rank"] = metrics.median(ranks, np.where(np.isnan(ranks), 0, weight))
             found[f"{direction}_mean_rank"] = metrics.mean(ranks, weight)
+            found[f"{direction}_mrr"] = metrics.mean(_by_pair(counts, metrics.expected_reciprocal_rank), weight)
         for k in RECALLS:
             found[f"recall@{k}"] = (found[f"i2t_recall@{k}"] + found[f"t2i_recall@{k}"]) / 2
         found["rsum"] = 200 * sum((found[f"recall@{k}"] for k in RECALLS), np.zeros(len(weights)))
-        shuffled = [
-            metrics.mean(metrics.recall_at(10, *arrays[f"shuffled_{direction}"].T), weight)
-            for direction, weight in by_direction.items()
-        ]
-        found["control_shuffled_recall@10"] = (shuffled[0] + shuffled[1]) / 2
+        if "shuffled_i2t" in arrays:
+            shuffled = [
+                metrics.mean(_by_pair(arrays[f"shuffled_{direction}"], partial(metrics.recall_at, 10)), weight)
+                for direction, weight in by_direction.items()
+            ]
+            found["control_shuffled_recall@10"] = (shuffled[0] + shuffled[1]) / 2
         return found
 
     def references(self, predictions: Predictions, data: Dataset, protocol: Protocol) -> Mapping[str, Predictions]:
@@ -92,22 +98,29 @@ class Retrieval:
         uids = set(predictions.uids)
         records = [record for record in _pairs(data, protocol) if record.uid in uids]
         distinct, owner = np.unique(data.texts(records, protocol.text), return_inverse=True)
-        flat = np.zeros((len(records), len(distinct)), np.float32)
-        found = {"random ranking": _predictions(records, flat, owner, protocol, ())}
+        shape = (len(records), len(distinct))
         seen = Counter(data.texts(data.rows("train", protocol), protocol.text))
-        frequent = np.broadcast_to(np.array([seen[str(text)] for text in distinct], np.float32), flat.shape)
-        found["frequent reports first"] = _predictions(records, frequent, owner, protocol, ())
+        counts = np.array([seen[str(text)] for text in distinct], np.float32)
         labels = np.nan_to_num(data.labels(records), nan=0.5)
+        first = np.unique(owner, return_index=True)[1]  # of each text, a row that has it
+        answers: dict[str, Callable[[Part, Part], Floats]] = {
+            "random ranking": lambda rows, columns: np.zeros((len(labels[rows]), len(counts[columns])), np.float32),
+            "frequent reports first": lambda rows, columns: np.tile(counts[columns], (len(labels[rows]), 1)),
+        }
         if labels.size:
-            first = np.array([int(np.argmax(owner == text)) for text in range(len(distinct))])
-            agreement = -np.abs(labels[:, None] - labels[first][None]).sum(axis=2)
-            found["oracle (true findings)"] = _predictions(records, agreement.astype(np.float32), owner, protocol, ())
-        return found
+            answers["oracle (true findings)"] = lambda rows, columns: (
+                -cdist(labels[rows], labels[first[columns]], "cityblock").astype(np.float32)
+            )
+        return {
+            name: _predictions(records, BlockScores(shape, answer), owner, protocol, ()) for name, answer in answers.items()
+        }
 
     def degenerate(self, predictions: Predictions, protocol: Protocol) -> bool:
         """True where half of the queries tie with most of the pool: a collapsed encoder."""
-        tied = predictions.arrays["i2t"][:, 1]
-        return bool(len(tied) > 2 and np.median(tied) > (len(tied) - 1) / 2)
+        tied = _by_pair(predictions.arrays["i2t"], lambda _above, ties, _right: ties)
+        pool = protocol.setting("pool")
+        others = (len(tied) if pool == "full" else pool) - 1
+        return bool(others > 1 and np.nanmedian(tied) > others / 2)
 
 
 def _pairs(data: Dataset, protocol: Protocol) -> tuple[Record, ...]:
@@ -115,26 +128,70 @@ def _pairs(data: Dataset, protocol: Protocol) -> tuple[Record, ...]:
     return tuple(record for record, text in zip(rows, data.texts(rows, protocol.text), strict=True) if text)
 
 
+def _scores(method: Any, images: Features, reports: Features, records: Sequence[Record], owner: Ints) -> Scores:
+    """The matrix of a method's similarities: inner products of pooled vectors, or its own where it has another.
+
+    Raises:
+        UserError: a text's vector or a similarity is not finite (uids named).
+    """
+    few, uids = slice(0, PROBED), np.array([record.uid for record in records])
+    metrics.require_finite(reports.pooled.numpy(), uids[np.unique(owner, return_index=True)[1]])
+
+    def block(rows: Part, columns: Part) -> Floats:
+        found = method.similarity(Features(images.pooled[rows]), Features(reports.pooled[columns]))
+        values = np.asarray(found.float().cpu().numpy())
+        metrics.require_finite(values, uids[rows])
+        return values
+
+    cosines = images.pooled[few] @ reports.pooled[few].T
+    if np.allclose(block(few, few), cosines, rtol=0, atol=1e-6):
+        return PooledScores(images.pooled.numpy(), reports.pooled.numpy())
+    return BlockScores((len(images.pooled), len(reports.pooled)), block)
+
+
 def _predictions(
-    records: Any, scores: NDArray[np.float32], owner: Ints, protocol: Protocol, skipped: tuple[tuple[str, str], ...]
+    records: Sequence[Record], scores: Scores, owner: Ints, protocol: Protocol, skipped: tuple[tuple[str, str], ...]
 ) -> Predictions:
-    """Ranks from the scores (N images, U distinct texts), where owner (N,) says which text is whose."""
-    n = len(records)
-    merged = protocol.setting("match") == "unique-text"
-    groups = owner if merged else np.arange(n)
-    candidates = np.arange(scores.shape[1]) if merged else groups
-    expanded = scores if merged else scores[:, owner]
-    shuffle = wrong_pairing(owner)
-    arrays: dict[str, NDArray[Any]] = {"t2i_share": 1 / np.bincount(groups)[groups]}
-    for prefix, truth in (("", groups), ("shuffled_", groups[shuffle])):
-        arrays[f"{prefix}i2t"] = rank_counts(expanded, truth, candidates)
-        arrays[f"{prefix}t2i"] = (
-            rank_counts(scores.T, np.arange(scores.shape[1]), truth)[owner]
-            if merged
-            else rank_counts(expanded.T, groups, truth)
-        )
+    """Ranks from the scores of N images and U distinct texts, where owner (N,) says which text is whose."""
     uids, patients = (np.array([getattr(record, name) for record in records]) for name in ("uid", "patient"))
+    merged = protocol.setting("match") == "unique-text"
+    arrays: dict[str, NDArray[Any]] = {"t2i_share": 1 / np.bincount(owner)[owner] if merged else np.ones(len(uids))}
+    if protocol.setting("pool") == "full":
+        arrays |= _ranks(scores, owner, merged, CONTROLLED)
+    else:
+        size, draws = protocol.setting("pool"), protocol.setting("draws")
+        arrays |= {direction: np.full((len(uids), draws, 3), -1) for direction in DIRECTIONS}
+        for draw in range(draws):
+            for pool in pools(uids, size, draw):
+                texts, own = np.unique(owner[pool], return_inverse=True)
+                for direction, counts in _ranks(scores.take(pool, texts), own, merged, 0).items():
+                    arrays[direction][pool, draw] = counts
     return Predictions(uids, patients, arrays, skipped=skipped)
+
+
+def _ranks(scores: Scores, owner: Ints, merged: bool, controlled: int) -> dict[str, Ints]:
+    """The arrays "i2t" and "t2i" (N, 3), and those of the wrong pairing where there are no more pairs than `controlled`."""
+    n = len(owner)
+    pairings = {"": np.arange(n)} | ({"shuffled_": wrong_pairing(owner)} if n <= controlled else {})
+    arrays: dict[str, Ints] = {}
+    for prefix, found in zip(pairings, rank(scores, owner, tuple(pairings.values()), merged)):
+        arrays |= {f"{prefix}i2t": found.images, f"{prefix}t2i": found.texts[owner] if merged else found.texts}
+    return arrays
+
+
+def pools(uids: Sequence[str] | NDArray[np.str_], size: int, draw: int) -> list[Ints]:
+    """Row numbers of as many pools of this size as N pairs give, in an order of the uids that the draw's number decides."""
+    order = np.array(sorted(range(len(uids)), key=lambda row: digest(["pool", draw, str(uids[row])], 32)), np.int64)
+    return [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
+
+
+def _by_pair(counts: Ints, measure: Callable[..., metrics.Array]) -> metrics.Array:
+    """(N,) a measure of `Ranks`; with pools the mean over the draws that took the pair, nan where none did."""
+    if counts.ndim == 2:
+        return measure(*counts.T)
+    values = np.where(counts[..., 0] < 0, np.nan, measure(*np.maximum(counts, 0).reshape(-1, 3).T).reshape(counts.shape[:2]))
+    drawn = ~np.isnan(values)
+    return np.where(drawn.any(axis=1), np.nansum(values, axis=1) / np.maximum(drawn.sum(axis=1), 1), np.nan)
 
 
 def wrong_pairing(groups: Ints) -> Ints:
@@ -147,22 +204,3 @@ def wrong_pairing(groups: Ints) -> Ints:
     shifted = np.empty(len(groups), np.int64)
     shifted[by_group] = np.roll(by_group, -int(np.bincount(groups).max()))
     return shifted
-
-
-def rank_counts(scores: NDArray[np.float32], queries: NDArray[Any], candidates: NDArray[Any]) -> Ints:
-    """What decides a query's rank.
-
-    Args:
-        scores: (Q, C), higher is nearer. queries: (Q,) and candidates: (C,) group ids; equal ids are right.
-
-    Returns:
-        (Q, 3) int64: negatives above the best positive, negatives tied with it, positives tied with it.
-    """
-    parts = []
-    for start in range(0, len(scores), BLOCK):
-        block = scores[start : start + BLOCK]
-        right = queries[start : start + BLOCK, None] == candidates[None]  # (b, C)
-        best = np.where(right, block, -np.inf).max(axis=1, keepdims=True)
-        tied = block == best
-        parts.append(np.stack([((block > best) & ~right).sum(1), (tied & ~right).sum(1), (tied & right).sum(1)], axis=1))
-    return np.concatenate(parts).astype(np.int64)

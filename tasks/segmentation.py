@@ -19,6 +19,7 @@ from benchmark.repro import seeded
 from benchmark.types import InputSpec, Predictions, Protocol, Record
 from tasks.heads.fit import Maps, Schedule, cap_rows, fit, in_chunks, names_of, numbers
 from tasks.protocols_dense import SEGMENTATION
+from tasks.published import segmentation as published
 
 if TYPE_CHECKING:
     from benchmark.context import Context
@@ -41,7 +42,9 @@ class Segmentation:
     needs: ClassVar[frozenset[str]] = frozenset({"dense"})
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
-        """The literals of a preset. Raises UserError for an unknown one."""
+        """The literals of a preset, those of papers as "published". Raises UserError for an unknown one."""
+        if preset == "published":
+            return published.PROTOCOLS
         if preset not in SEGMENTATION:
             raise UserError(f"segmentation has no preset {preset!r}; use one of {', '.join(SEGMENTATION)}")
         return SEGMENTATION[preset]

@@ -17,6 +17,7 @@ from benchmark.types import Features, Predictions, Protocol, Record
 from tasks.labels import LabelScores, check_labels, label_predictions, labelled_rows
 from tasks.prompts import PROMPT_SETS
 from tasks.protocols import ZERO_SHOT
+from tasks.published import zeroshot as published
 
 
 class ZeroShot(LabelScores):
@@ -27,8 +28,8 @@ class ZeroShot(LabelScores):
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
-        """The same at every preset."""
-        return ZERO_SHOT
+        """The same at every preset; those of papers as "published"."""
+        return published.PROTOCOLS if preset == "published" else ZERO_SHOT
 
     def check(self, data: Dataset, protocol: Protocol) -> None:
         """Raises Unsupported where no test row has a known label."""

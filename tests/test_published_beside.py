@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmark.plan import CATALOGUE
 from benchmark.store import Store
 from benchmark.types import Metric, RunResult, RunSpec
 from leaderboards import Row, load, make_row
@@ -194,7 +195,7 @@ def test_the_encoder_decides_under_which_name_a_method_was_published() -> None:
 
 def test_no_protocol_of_today_is_a_published_one(tmp_path: Path) -> None:
     for name in TASKS:
-        for preset in ("quick", "small", "paper"):
+        for preset in CATALOGUE:
             for protocol in TASKS.load(name)().protocols(preset):
                 entry = COUNTERPARTS.get(protocol.name)
                 if entry is not None:  # one may be stated later, with the hash that was looked at

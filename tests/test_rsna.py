@@ -17,7 +17,7 @@ from PIL import Image
 
 from benchmark.data.dataset import Dataset
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.rsna import CLASSES, IMAGES, LABELS, MAPPING, Rsna, open_source, published_draw, split_of_patient
+from benchmark.data.sources.rsna import CLASSES, IMAGES, LABELS, MAPPING, Rsna, open_source, split_of_patient
 from benchmark.errors import ImageError, UserError
 from benchmark.types import Box, Source, digest
 
@@ -99,8 +99,8 @@ def mapping(root: Path) -> None:
     (root / MAPPING).write_text(json.dumps(items))
 
 
-def opened(root: Path, rule: str = "patient", **where: str) -> Rsna:
-    return open_source(str(root), SourceOptions(where=tuple(where.items())), rule)
+def opened(root: Path, **where: str) -> Rsna:
+    return open_source(str(root), SourceOptions(where=tuple(where.items())))
 
 
 def test_records(root: Path) -> None:
@@ -142,7 +142,6 @@ def test_patients_of_nih(root: Path) -> None:
     for record in source.records:
         splits.setdefault(record.patient, set()).add(record.split)
     assert all(len(found) == 1 for found in splits.values())
-    assert source.version != opened(root, "gloria").version
 
 
 def test_rule_by_patient_never_drifts() -> None:
@@ -151,32 +150,6 @@ def test_rule_by_patient_never_drifts() -> None:
     shares = {split: count / len(splits) for split, count in Counter(splits).items()}
     assert shares == pytest.approx({"train": 0.6, "val": 0.2, "test": 0.2}, abs=0.01)
     assert digest(splits) == "be1cdcbf0a83eba6"
-
-
-@pytest.mark.parametrize(
-    ("rule", "sizes"),
-    [("gloria", {"train": 18678, "val": 4003, "test": 4003}), ("mgca", {"train": 16010, "val": 5337, "test": 5337})],
-)
-def test_published_draws_by_numpy(rule: str, sizes: dict[str, int]) -> None:
-    """The sizes that the papers print, and the draws done by hand: a permutation of which the first part is held out."""
-    uids = [uid(7919 * number % 26684) for number in range(26684)]  # any order
-    splits = published_draw(uids, rule)
-    assert Counter(splits.values()) == sizes
-    held = [sorted(uids)[place] for place in np.random.RandomState(0).permutation(26684)[: 26684 - sizes["train"]]]
-    val = {held[place] for place in np.random.RandomState(0).permutation(len(held))[: sizes["val"]]}
-    assert {key for key, split in splits.items() if split == "val"} == val
-    assert {key for key, split in splits.items() if split == "test"} == set(held) - val
-    assert published_draw(uids[::-1], rule) == splits
-
-
-def test_published_rules_count_images_as_patients(root: Path) -> None:
-    mapping(root)
-    source = opened(root, "gloria")
-    assert source.flags == ("split-by-image",)
-    assert all(record.patient == record.uid for record in source.records)
-    assert Counter(record.split for record in source.records) == {"train": 5, "val": 2, "test": 1}
-    with pytest.raises(UserError, match="mgca"):
-        opened(root, "mcga")
 
 
 def test_where_keeps_boxes_and_splits(root: Path) -> None:

@@ -16,9 +16,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmark.data.stamps import FileStamps
 from benchmark.errors import UserError
 from benchmark.types import Box, Record
-from benchmark.verify.files import stamps
 from benchmark.verify.scan import ImageScan, scan
 from tests.small_sets import Rows, by_hand, picture
 
@@ -41,7 +41,7 @@ def rows(tmp_path: Path) -> Counted:
 
 def look(source: Counted, path: Path, workers: int = 0) -> dict[str, ImageScan]:
     source.decoded.clear()
-    return scan(source, stamps(source), path, workers, progress=False)
+    return scan(source, FileStamps(source), path, workers, progress=False)
 
 
 def uids(source: Rows) -> list[str]:
@@ -139,20 +139,19 @@ def test_a_line_of_another_version_with_a_good_checksum_is_left(rows: Counted, t
 CHILD = """
 import sys, time
 from pathlib import Path
-from tests.small_sets import Rows, by_hand
-from benchmark.verify.files import stamps
-from benchmark.verify import scan as module
-import importlib
-module = importlib.import_module("benchmark.verify.scan")
+from importlib import import_module
+from benchmark.data.sources import SourceOptions, csv_folder
+from benchmark.data.stamps import FileStamps
+from tests.small_sets import Rows
+module = import_module("benchmark.verify.scan")
 module.CHUNK = 2
 class Slow(Rows):
     def image(self, record):
         time.sleep(0.25)
         return super().image(record)
 root, out = Path(sys.argv[1]), Path(sys.argv[2])
-from benchmark.data.sources import SourceOptions, csv_folder
 rows = Slow(root=root, records=csv_folder.open_source(str(root), SourceOptions()).records)
-module.scan(rows, stamps(rows), out, int(sys.argv[3]), False)
+module.scan(rows, FileStamps(rows), out, int(sys.argv[3]), False)
 """
 
 
@@ -183,9 +182,9 @@ def test_without_files_the_version_decides(tmp_path: Path) -> None:
     from tests.toy import ToySource
 
     path = tmp_path / "scan.jsonl"
-    scan(ToySource(6), {}, path, 0, progress=False)
+    scan(ToySource(6), FileStamps(ToySource(1)), path, 0, progress=False)
     size = path.stat().st_size
-    scan(ToySource(6), {}, path, 0, progress=False)
+    scan(ToySource(6), FileStamps(ToySource(1)), path, 0, progress=False)
     assert path.stat().st_size == size
-    scan(ToySource(6, version="2"), {}, path, 0, progress=False)
+    scan(ToySource(6, version="2"), FileStamps(ToySource(1)), path, 0, progress=False)
     assert path.stat().st_size == 2 * size

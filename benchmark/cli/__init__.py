@@ -14,6 +14,7 @@ COMMANDS = {
     "efficiency": "efficiency",
     "list": "listing",
     "verify": "verify",
+    "show": "show",
     "check-method": "check_method",
     "convert": "convert",
     "doctor": "doctor",

@@ -24,6 +24,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="phantom", metavar="NAME[,NAME]", help="phantom, csv:DIR, ... (default: phantom)")
     parser.add_argument("--data-root", type=Path, default=None, help="folder of the real sets (default: $BENCHMARK_DATA)")
     parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep matching rows; repeatable")
+    parser.add_argument("--split", default="", metavar="NAME[:N]|FILE", help="a rule of `list splits`, or a list of images")
+    parser.add_argument("--label-policy", default="", metavar="NAME", help="for blank and uncertain; see `list policies`")
     parser.add_argument("--preset", default="quick", choices=("quick", "small", "paper"), help="sizes (default: quick)")
     parser.add_argument("--seed", default="0", metavar="N[,N]", help="of weights and pretraining (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
@@ -38,7 +40,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     """What decides an evaluation."""
     parser.add_argument("--task", default="all", metavar="NAME[,NAME]", help="families, or all; see `list tasks`")
+    parser.add_argument("--protocol", default="", metavar="NAME[,NAME]", help="these alone, of any size; see `list protocols`")
     parser.add_argument("--checkpoint", type=Path, default=None, help="weights of the one named method; a file or folder")
+    parser.add_argument(
+        "--pretrain-data",
+        default="",
+        metavar="NAME",
+        help="pretrain on this set, score on --data (default: each on its own rows)",
+    )
     parser.add_argument("--eval-seed", default="0", metavar="N[,N]", help="of subsets and heads (default: 0)")
     parser.add_argument("--labels", default="", metavar="F[,F]", help="label fractions (default: the protocol's)")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="of evaluation (default: fp32)")
@@ -59,9 +68,13 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
     return RunOptions(
         methods=_names(arguments.method, "method"),
         tasks=_names(getattr(arguments, "task", "all"), "task"),
+        protocols=_names(arguments.protocol, "protocol") if getattr(arguments, "protocol", "") else (),
         data=data_names(arguments.data),
         data_root=data_root(arguments.data_root),
+        pretrain_data=getattr(arguments, "pretrain_data", "").strip(),
         where=tuple(pair(text) for text in arguments.where),
+        split=arguments.split,
+        label_policy=arguments.label_policy,
         preset=arguments.preset,
         checkpoint=getattr(arguments, "checkpoint", None),
         seeds=_seeds(arguments.seed, "seed"),

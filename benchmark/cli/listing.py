@@ -1,4 +1,4 @@
-"""list methods, tasks, datasets or protocols; draw a contact sheet of a data set"""
+"""list methods, tasks, datasets, protocols, splits or label policies; draw a contact sheet of a data set"""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ EXAMPLES = """examples:
   python -m benchmark list methods
   python -m benchmark list methods --cards                  paper, license, pretraining data, published files of each
   python -m benchmark list protocols
+  python -m benchmark list splits                           names of --split: data sets, whose images, sources, seeds
   python -m benchmark list datasets --show phantom          draws images with masks, boxes and reports to a PNG
   python -m benchmark list datasets --show csv:my-folder --file sheet.png
 """
@@ -16,7 +17,7 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `list`."""
-    parser.add_argument("what", choices=("methods", "tasks", "datasets", "protocols"))
+    parser.add_argument("what", choices=tuple(TABLES))
     parser.add_argument("--show", default="", metavar="DATASET", help="with datasets: draw a contact sheet of this one")
     parser.add_argument("--cards", action="store_true", help="with methods: what each says of itself")
     parser.add_argument("--file", type=Path, default=None, help="where the contact sheet goes (default: DATASET.png)")
@@ -33,9 +34,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.cards:
         print("\n\n".join(_cards()))
         return 0
-    headers, rows = {"methods": _methods, "tasks": _tasks, "datasets": _datasets, "protocols": _protocols}[arguments.what](
-        arguments.preset
-    )
+    headers, rows = TABLES[arguments.what](arguments.preset)
     print(tabulate(rows, headers=headers))
     return 0
 
@@ -87,20 +86,62 @@ def _tasks(preset: str) -> tuple[list[str], list[list[str]]]:
 
 
 def _protocols(preset: str) -> tuple[list[str], list[list[str]]]:
+    from benchmark.plan import CATALOGUE, catalogue
     from tasks import TASKS
 
     rows = []
     for name in TASKS:
-        for protocol in TASKS.load(name)().protocols(preset):
+        task = TASKS.load(name)()
+        for protocol in catalogue(task):
+            sizes = [size for size in CATALOGUE if protocol in task.protocols(size)]
+            runs = "when named" if sizes == ["published"] else ", ".join(sizes)
             arrow = "↑" if protocol.higher_is_better else "↓"
-            rows.append([f"{protocol.name}@{protocol.hash}", f"{protocol.primary} {arrow}", protocol.summary])
-    return [f"protocol@hash ({preset})", "primary", "summary"], rows
+            rows.append([f"{protocol.name}@{protocol.hash}", f"{protocol.primary} {arrow}", runs, protocol.summary])
+    return ["protocol@hash", "primary", "runs at", "summary"], rows
 
 
 def _datasets(preset: str) -> tuple[list[str], list[list[str]]]:
     from benchmark.data.sources import SOURCES
 
     return ["name", "where"], [[name, SOURCES.origin(name)] for name in SOURCES]
+
+
+def _splits(preset: str) -> tuple[list[str], list[list[str]]]:
+    from textwrap import fill
+
+    from benchmark.data.split_rules import all_rules
+
+    rows = [
+        [
+            rule.usage,
+            ", ".join(rule.datasets) or "any",
+            fill(rule.what, 44, break_on_hyphens=False),
+            rule.ids,
+            fill(rule.source, 30, break_on_hyphens=False),
+            rule.seed,
+        ]
+        for rule in all_rules()
+    ]
+    return ["name", "data sets", "what it is", "whose images", "source", "seed"], rows
+
+
+def _policies(preset: str) -> tuple[list[str], list[list[str]]]:
+    from benchmark.data.sources.chexpert import POLICIES
+
+    def said(value: float) -> str:
+        return "unknown" if value != value else f"{value:g}"
+
+    rows = []
+    for name, policy in POLICIES.items():
+        named = ", ".join(f"{label} {said(value)}" for label, value in policy.named.items())
+        rows.append([name, "chexpert, mimic-cxr", said(policy.blank), said(policy.uncertain), named])
+    return ["name", "data sets", "not mentioned", "uncertain", "uncertain, but for"], rows
+
+
+TABLES = {
+    "methods": _methods, "tasks": _tasks, "datasets": _datasets, "protocols": _protocols, "splits": _splits,
+    "policies": _policies,
+}  # fmt: skip
 
 
 def _show(arguments: argparse.Namespace) -> int:

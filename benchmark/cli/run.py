@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 from benchmark.cli.arguments import add_run_arguments, add_task_arguments, run_options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmark.data.dataset import Dataset
     from benchmark.runner import Runner, Summary
     from benchmark.types import RunResult
 
@@ -20,6 +23,9 @@ EXAMPLES = """examples:
   python -m benchmark run --method mcr,clip,random --task retrieval,zeroshot --preset small --seed 0,1,2
   python -m benchmark run --method mcr --set stream=dual --set alignment=abm
   python -m benchmark run --method mcr --data csv:my-folder --where source=iu-xray
+  python -m benchmark run --method mcr --pretrain-data mimic-cxr --data chexpert,rsna,siim --data-root /data --preset paper
+  python -m benchmark run --method mcr --data rsna,siim --data-root /data --split prior-5fold:0
+  python -m benchmark run --method mcr --data chexpert --data-root /data --split my-list.csv --label-policy mgca
   python -m benchmark run --method all --task all --dry-run
 """
 
@@ -50,8 +56,9 @@ def main(arguments: argparse.Namespace) -> int:
 def _print_plan(runner: Runner) -> int:
     from tabulate import tabulate
 
-    rows = []
+    rows, parts = [], []
     for data, cells in runner.plan():
+        parts += [(data.name, data.version, data.split or "default", *part) for part in _parts(data)]
         for cell in cells:
             spec = cell.spec
             state = "finished" if runner.store.finished(spec.key) else "to run"
@@ -59,14 +66,23 @@ def _print_plan(runner: Runner) -> int:
             name = f"{spec.protocol}@{spec.protocol_hash}"
             rows.append((spec.method, spec.seed, pretrained, data.name, name, spec.label_fraction, spec.key, state))
     headers = ("method", "seed", "weights", "dataset", "protocol", "labels", "key", "state")
-    print(tabulate(rows, headers=headers))
+    print(tabulate(parts, headers=("dataset", "version", "split", "part", "images", "patients", "digest")))
+    print(f"\n{tabulate(rows, headers=headers)}")
     print(f"\n{len(rows)} cells, {sum(row[-1] == 'to run' for row in rows)} to run; nothing was run")
     return 0
 
 
+def _parts(data: Dataset) -> Iterator[tuple[str, int, int, str]]:
+    """Each split with its images and patients and the first digits of its digest, as it stands in every result."""
+    for split, found in data.splits.items():
+        records = data.rows(split)
+        yield split, len(records), len({record.patient for record in records}), found[:8]
+
+
 def _print_result(result: RunResult) -> None:
     spec = result.spec
-    where = f"{result.status:<12}{spec.method:<10}{spec.protocol} {spec.label_fraction:g} on {spec.dataset}"
+    split = f" ({result.notes['split']})" if "split" in result.notes else ""
+    where = f"{result.status:<12}{spec.method:<10}{spec.protocol} {spec.label_fraction:g} on {spec.dataset}{split}"
     if result.status != "ok":
         print(f"{where}: {(result.error or '').splitlines()[0] if result.error else ''}", flush=True)
         return

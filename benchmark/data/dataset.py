@@ -13,9 +13,9 @@ from benchmark.data.geometry import Geometry
 from benchmark.data.pixels import PixelCache
 from benchmark.data.rows import split_digests
 from benchmark.data.splits import check_records, nested_fraction, select
-from benchmark.data.stamps import version_with_sizes
+from benchmark.data.stamps import FileStamps, version_with_sizes
 from benchmark.data.text import join_sections
-from benchmark.types import InputSpec, Protocol, Record, Source
+from benchmark.types import InputSpec, Protocol, Record, Scalar, Source
 
 if TYPE_CHECKING:
     from benchmark.context import Context
@@ -35,8 +35,13 @@ class Dataset:
         check_records(source)
         self.source = source
         self.name = source.name
-        self.version = version_with_sizes(source)
+        self._stamps = FileStamps(source)
+        self.version = version_with_sizes(source, self._stamps)
         self.classes = source.classes
+        self.split = getattr(source, "split", "")  # NAME-DIGEST of a rule or list; empty: as the source splits
+        self.notes: dict[str, Scalar] = {}
+        if self.split:
+            self.notes = {"split": self.split, "split_notes": "; ".join(getattr(source, "notes", ()))}
         self._caches: dict[InputSpec, PixelCache] = {}
 
     @cached_property
@@ -55,9 +60,11 @@ class Dataset:
         return nested_fraction(records, fraction, seed) if fraction < 1.0 else records
 
     def pixels(self, spec: InputSpec, context: Context) -> PixelCache:
-        """The cache of decoded images at a method's size; built on first use, behind a progress bar."""
+        """The cache of decoded images at a method's size; what it lacks is decoded on first use, behind a progress bar."""
         if spec not in self._caches:
-            self._caches[spec] = PixelCache.open(self.source, spec, context.cache, context.workers, context.progress)
+            self._caches[spec] = PixelCache.open(
+                self.source, spec, context.cache, context.workers, context.progress, self._stamps
+            )
         return self._caches[spec]
 
     def readable(

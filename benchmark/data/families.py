@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmark.data.dataset import Dataset
 
 FAMILIES = {  # a data set -> how its name is written, in letters and digits
     "chestxray14": ("chestxray14", "chestxray8", "cxr14", "nih"),
@@ -28,6 +32,19 @@ def overlaps(pretraining_data: Sequence[str], dataset: str) -> bool:
     The split does not matter: authors did not always keep the official one.
     """
     return any(shared_families(name, dataset) for name in pretraining_data)
+
+
+def saw_test(corpus: Dataset, data: Dataset) -> bool:
+    """Whether pretraining on one data set may have seen test images of another.
+
+    Of one set under two splits, patients tell; of two sets, their names do, as in `overlaps`.
+    """
+    if corpus is data:
+        return False
+    if corpus.name != data.name:
+        return overlaps((corpus.name,), data.name)
+    taught = {record.patient for record in corpus.rows("train")}
+    return any(record.patient in taught for record in data.rows("test"))
 
 
 def shared_families(one: str, other: str) -> tuple[str, ...]:

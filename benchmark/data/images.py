@@ -1,4 +1,4 @@
-"""Reading PNG and JPEG files faithfully or not at all, and decoding a whole source in several processes.
+"""Reading PNG and JPEG files faithfully or not at all.
 
 Nothing is repaired: a file whose pixels cannot be had as they were written is an ImageError with a reason and a way out.
 Pillow's LOAD_TRUNCATED_IMAGES stays off; with it a JPEG cut in half loads with almost half of its pixels wrong.
@@ -10,21 +10,16 @@ import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Generator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from benchmark.data.geometry import IGNORE, Geometry
-from benchmark.data.workers import in_workers
+from benchmark.data.geometry import IGNORE
 from benchmark.errors import ImageError
-from benchmark.types import InputSpec, Source
 
 MAX_PIXELS = 150_000_000  # below the size at which Pillow itself refuses; a chest X-ray has about 20 million
-CHUNK = 16  # images a task of a worker: large enough to hide the pipe, small enough to share the work out evenly
 _DEPTHS = (8, 10, 12, 14, 16)
 _GRAY16 = ("I", "I;16", "I;16B", "I;16L")
 _DECODE_ERRORS = (
@@ -193,48 +188,3 @@ def _scale(values: NDArray[np.int64]) -> NDArray[np.uint8]:
     top = 2 ** next(depth for depth in _DEPTHS if largest < 2**depth) - 1
     scaled: NDArray[np.uint8] = ((values * 255 + top // 2) // top).astype(np.uint8)
     return scaled
-
-
-# ------------------------------------------------------------------------------------ a whole source
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """An image on its canvas, (S, S) uint8, with its original size; or None and the reason."""
-
-    pixels: NDArray[np.uint8] | None
-    height: int = 0
-    width: int = 0
-    reason: str = ""
-
-
-def decode_all(source: Source, spec: InputSpec, workers: int) -> Generator[Decoded, None, None]:
-    """Every image of a source on its canvas, in the order of its records; close the generator to stop early.
-
-    Args:
-        source: where images are read from or drawn.
-        spec: size, resize policy and interpolation.
-        workers: processes; 0 or 1 decodes in this one.
-
-    Raises:
-        UserError: a worker was killed.
-    """
-    count, size = len(source.records), CHUNK if workers > 1 else 1
-    tasks = [range(start, min(start + size, count)) for start in range(0, count, size)]
-    doing = f"decodes images of {source.name!r}"
-    for chunk in in_workers(_decode_chunk, (source, spec), tasks, min(workers, len(tasks)), doing):
-        yield from chunk
-
-
-def decode_one(source: Source, spec: InputSpec, index: int) -> Decoded:
-    """One image. An ImageError becomes the reason; anything else is raised."""
-    try:
-        image = source.image(source.records[index])
-    except ImageError as error:
-        return Decoded(None, reason=error.reason)
-    height, width = image.shape
-    return Decoded(Geometry(height, width, spec.size, spec.resize).image_to_canvas(image, spec.interpolation), height, width)
-
-
-def _decode_chunk(source: Source, spec: InputSpec, indices: range) -> list[Decoded]:
-    return [decode_one(source, spec, index) for index in indices]

@@ -1,87 +1,98 @@
 """The cache of decoded pixels: every image of a source decoded once to a method's canvas, in one memory-mapped file.
 
-    <folder>/<digest>/pixels.u8    N x S x S bytes, rows in the order of the source's records
-    <folder>/<digest>/index.json   uids, original sizes, a checksum a row, and the reasons of images that failed
-
-A cache is built in a temporary folder beside it and renamed once, so that a killed build leaves nothing that looks whole.
+One folder for each source as it lies on this disk and each canvas; `benchmark.data.pixel_files` says what is in it. A row
+belongs to an image and the state of its file, not to a record: whatever rows, splits or labels a set is opened with, only
+images that are not there yet are decoded.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from hashlib import sha256
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO
-from uuid import uuid4
 from zlib import crc32
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmark.data.decoding import decode_all, decoder_versions
 from benchmark.data.geometry import Geometry
-from benchmark.data.images import decode_all
-from benchmark.data.stamps import cache_stamp
+from benchmark.data.pixel_files import KEY_BYTES, Appender, Contents, PixelFiles
+from benchmark.data.stamps import ABSENT, FileStamps
 from benchmark.errors import ImageError, UserError
-from benchmark.store import TEMPORARY, sync_folder
-from benchmark.types import InputSpec, Record, Source, canonical_json, digest
+from benchmark.types import InputSpec, Record, Source, digest
 
-FORMAT = 1  # bumped when decoding, resizing or the layout changes
-STALE_SECONDS = 3600.0  # a temporary folder that nobody wrote to for so long belongs to a build that was killed
+FORMAT = 2  # bumped when decoding, resizing or the layout changes
+CHANGED = "its file changed after the set was opened; run again when nothing writes there"
 
 
 class PixelCache:
     """Decoded images of one source at one input size. Made by `open`.
 
     Args:
-        folder: a finished cache.
-        index: its index, as `open` checked it.
+        files: of the cache.
         spec: the size and resize policy it was made for.
+        contents: what the files hold.
+        keys: uid -> key, for each record.
+        passing: key -> reason, of images that failed this time only.
     """
 
-    def __init__(self, folder: Path, index: Mapping[str, Any], spec: InputSpec) -> None:
-        self.folder = folder
-        self.failed: Mapping[str, str] = index["failed"]
+    def __init__(
+        self, files: PixelFiles, spec: InputSpec, contents: Contents, keys: Mapping[str, bytes], passing: Mapping[bytes, str]
+    ) -> None:
+        self.folder = files.folder
+        self._files = files
         self._spec = spec
-        self._rows: dict[str, int] = {uid: row for row, uid in enumerate(index["uids"])}
-        self._heights: list[int] = index["heights"]
-        self._widths: list[int] = index["widths"]
-        self._checksums: list[int] = index["checksums"]
-        self._checked = np.zeros(len(self._rows), np.bool_)
-        shape = (len(self._rows), spec.size, spec.size)
-        self._pixels: NDArray[np.uint8] = np.memmap(folder / "pixels.u8", np.uint8, "r", shape=shape)
+        reasons = {**contents.failed, **passing}
+        self._rows = {uid: contents.rows[key] for uid, key in keys.items() if key in contents.rows}
+        self.failed: Mapping[str, str] = {uid: reasons[key] for uid, key in keys.items() if key not in contents.rows}
+        self._records = contents.records
+        self._checked = np.zeros(len(contents.records), np.bool_)
+        self._pixels = files.pixels(len(contents.records))
 
     @classmethod
-    def open(cls, source: Source, spec: InputSpec, folder: Path, workers: int = 0, progress: bool = True) -> PixelCache:
-        """The cache of a source, built when it is not there or damaged.
+    def open(
+        cls,
+        source: Source,
+        spec: InputSpec,
+        folder: Path,
+        workers: int = 0,
+        progress: bool = True,
+        stamps: FileStamps | None = None,
+    ) -> PixelCache:
+        """The cache of a source; images that are not in it, or whose file has changed, are decoded and appended.
 
         Args:
-            source: its name, version, uids and image references decide which cache it is.
+            source: its name, its root (without one, its version) and the decoders' versions decide which cache it is.
             spec: size, resize and interpolation decide too.
-            folder: where caches lie.
+            folder: where caches lie; one that holds every image need not be writable.
             workers: processes that decode; 0 decodes in this one.
             progress: shows a bar on a terminal.
+            stamps: the state of the source's files, if it is known already.
 
         Raises:
-            UserError: the folder cannot be written or the disk is full, the source has no rows, or a worker was killed.
+            UserError: the folder cannot be written or the disk is full (what was decoded stays), the source has no rows, or a
+                worker was killed.
         """
         if not source.records:
             raise UserError(f"dataset {source.name!r} has no rows to decode; check its location and --where")
-        key = cache_key(source, spec)
-        target = folder / key
-        index = _read_index(target, key, spec)
-        if index is None:
-            _build(source, spec, target, workers, progress)
-            index = _read_index(target, key, spec)
-            if index is None:
-                raise UserError(f"the pixel cache {target} is damaged right after it was written; check the disk of {folder}")
-        return cls(target, index, spec)
+        files = PixelFiles(folder / cache_key(source, spec), spec.size)
+        decoding = _Decoding(source, spec, stamps or FileStamps(source), workers, progress)
+        keys = [row_key(record, source, decoding.stamps) for record in source.records]
+        contents = files.read()
+        passing: dict[bytes, str] = {}
+        if missing := len(_missing(keys, contents)):
+            what = f"decoded pixels of {source.name!r} ({missing:,} of {len(keys):,} images are not cached yet)"
+            with Appender(files, what) as appender:
+                # read once more: another process may have appended them in the meantime
+                passing = decoding.run(_missing(keys, files.read()), appender)
+            contents = files.read()
+            if not _missing(keys, contents).keys() <= passing.keys():
+                raise UserError(f"the pixel cache {files.folder} is damaged right after it was written; check its disk")
+        return cls(files, spec, contents, {record.uid: key for record, key in zip(source.records, keys)}, passing)
 
     def take(self, records: Sequence[Record]) -> NDArray[np.uint8]:
         """(N, S, S) uint8, a copy. A row's checksum is compared the first time it is taken.
@@ -90,21 +101,26 @@ class PixelCache:
             UserError: a record that is not in the cache, failed to decode, or whose cached bytes have changed since.
         """
         rows = np.array([self._row(record.uid) for record in records], np.intp)
-        pixels: NDArray[np.uint8] = np.asarray(self._pixels[rows])
-        for place in np.flatnonzero(~self._checked[rows]):
-            if crc32(pixels[place]) != self._checksums[rows[place]]:
-                uid = records[int(place)].uid
-                raise UserError(f"cached pixels of {uid!r} are damaged; delete {self.folder} and run again")
-            self._checked[rows[place]] = True
+        pixels: NDArray[np.uint8] = self._pixels[rows]
+        places, checksums = np.flatnonzero(~self._checked[rows]), self._records["checksum"][rows]
+        damaged = [int(place) for place in places if crc32(pixels[place]) != checksums[place]]
+        for place in damaged:
+            self._files.drop(int(rows[place]))
+        if damaged:
+            raise UserError(
+                f"cached pixels of {records[damaged[0]].uid!r} are damaged; run again to decode them anew, and delete "
+                f"{self.folder} if that does not help"
+            )
+        self._checked[rows] = True
         return pixels
 
     def geometry(self, uid: str) -> Geometry:
         """How the original image lies on the canvas. Raises UserError as `take` does."""
-        row = self._row(uid)
-        return Geometry(self._heights[row], self._widths[row], self._spec.size, self._spec.resize)
+        record = self._records[self._row(uid)]
+        return Geometry(int(record["height"]), int(record["width"]), self._spec.size, self._spec.resize)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._rows) + len(self.failed)
 
     def _row(self, uid: str) -> int:
         if uid in self.failed:
@@ -116,110 +132,53 @@ class PixelCache:
 
 
 def cache_key(source: Source, spec: InputSpec) -> str:
-    """16 hexadecimal digits over everything that decides cached pixels."""
-    rows = [(record.uid, record.image) for record in source.records]
+    """16 hexadecimal digits over what decides the pixels of all rows of a cache; `row_key` has what decides each."""
+    root: Path | None = getattr(source, "root", None)
+    place = ["version", source.version] if root is None else ["root", str(root.resolve())]
     policy = (spec.size, spec.resize, spec.interpolation)
-    known = [FORMAT, PIL.__version__, source.name, source.version, policy, rows]
-    stamp = cache_stamp(source)
-    return digest(known if stamp is None else [*known, stamp])
+    return digest([FORMAT, decoder_versions(source.records), source.name, place, policy])
 
 
-def _read_index(folder: Path, key: str, spec: InputSpec) -> dict[str, Any] | None:
-    """The index of a whole cache, or None when it is absent, truncated or altered."""
-    try:
-        stored = json.loads((folder / "index.json").read_bytes())
-        index, seal = stored["index"], stored["sha256"]
-        length = (folder / "pixels.u8").stat().st_size
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    if seal != sha256(canonical_json(index).encode()).hexdigest() or index["key"] != key:
-        return None
-    return index if length == len(index["uids"]) * spec.size**2 else None
+def row_key(record: Record, source: Source, stamps: FileStamps) -> bytes:
+    """16 bytes over what decides a row's pixels: the image with its file's size and time or, without a file, the version."""
+    stamp = stamps.of(record.image)
+    state = f"version\0{source.version}" if stamp == ABSENT else f"file\0{stamp[0]}\0{stamp[1]}"
+    return blake2b(f"{record.image}\0{state}".encode(errors="surrogatepass"), digest_size=KEY_BYTES).digest()
 
 
-@contextmanager
-def _writing(folder: Path) -> Generator[None, None, None]:
-    """What the cache cannot write is one sentence; what a source cannot read is not touched."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"decoded pixels cannot be written to {folder} ({error.strerror or error}); make room there or set "
-            "BENCHMARK_CACHE to a folder with more"
-        ) from error
+def _missing(keys: Sequence[bytes], contents: Contents) -> dict[bytes, int]:
+    """Key -> number of a record with this key, of what is not there yet, in the order of records."""
+    rows, failed = contents.rows, contents.failed
+    return {key: row for row, key in enumerate(keys) if key not in rows and key not in failed}
 
 
-def _build(source: Source, spec: InputSpec, target: Path, workers: int, progress: bool) -> None:
-    folder = target.parent
-    temporary = folder / f"{TEMPORARY}{target.name}-{uuid4().hex}"
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        _sweep(target)
-        temporary.mkdir()
-    try:
-        with (temporary / "pixels.u8").open("wb") as file:
-            index = _fill(file, source, spec, workers, progress)
-        index["key"] = target.name
-        sealed = {"index": index, "sha256": sha256(canonical_json(index).encode()).hexdigest()}
-        with _writing(folder), (temporary / "index.json").open("wb") as file:
-            file.write(canonical_json(sealed).encode())
-            _sync(file)
-        with _writing(folder):
-            _publish(temporary, target, spec)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+@dataclass(frozen=True, slots=True)
+class _Decoding:
+    """How missing images are decoded."""
 
+    source: Source
+    spec: InputSpec
+    stamps: FileStamps
+    workers: int
+    progress: bool
 
-def _fill(file: BinaryIO, source: Source, spec: InputSpec, workers: int, progress: bool) -> dict[str, Any]:
-    """Writes the rows one after the other (a full disk then is an error, not a bus fault as in a memory map)."""
-    failed: dict[str, str] = {}
-    heights, widths, checksums = [], [], []
-    blank = bytes(spec.size**2)
-    bar = tqdm(
-        total=len(source.records), desc=f"decoding {source.name}", unit="image", leave=False, delay=1.0,
-        disable=None if progress else True,
-    )  # fmt: skip
-    with bar, closing(decode_all(source, spec, workers)) as decoded:
-        for record, image in zip(source.records, decoded, strict=True):
-            pixels = blank if image.pixels is None else image.pixels.tobytes()
-            if image.pixels is None:
-                failed[record.uid] = image.reason
-            with _writing(Path(file.name).parents[1]):
-                file.write(pixels)
-            heights.append(image.height)
-            widths.append(image.width)
-            checksums.append(crc32(pixels))
-            bar.update()
-    with _writing(Path(file.name).parents[1]):
-        _sync(file)
-    uids = [record.uid for record in source.records]
-    return {"uids": uids, "heights": heights, "widths": widths, "checksums": checksums, "failed": failed}
-
-
-def _publish(temporary: Path, target: Path, spec: InputSpec) -> None:
-    """Renames a finished cache into place; one that another process has published in the meantime stays."""
-    if target.exists() and _read_index(target, target.name, spec) is None:
-        damaged = target.with_name(f"{TEMPORARY}{target.name}-{uuid4().hex}")
-        target.rename(damaged)
-        shutil.rmtree(damaged, ignore_errors=True)
-    try:
-        temporary.rename(target)
-    except OSError:
-        if _read_index(target, target.name, spec) is None:
-            raise
-        return
-    sync_folder(target.parent)
-
-
-def _sweep(target: Path) -> None:
-    """Removes what killed builds of the same cache have left."""
-    for stray in target.parent.glob(f"{TEMPORARY}{target.name}-*"):
-        with suppress(OSError):  # it may be renamed or removed by whoever made it
-            newest = max(path.stat().st_mtime for path in (stray, *stray.iterdir()))
-            if time.time() - newest > STALE_SECONDS:
-                shutil.rmtree(stray, ignore_errors=True)
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+    def run(self, wanted: Mapping[bytes, int], appender: Appender) -> dict[bytes, str]:
+        """Appends the records of these numbers; returns key -> reason of failures that may be gone next time."""
+        passing: dict[bytes, str] = {}
+        bar = tqdm(
+            total=len(wanted), desc=f"decoding {self.source.name}", unit="image", leave=False, delay=1.0,
+            disable=None if self.progress else True,
+        )  # fmt: skip
+        images = decode_all(self.source, self.spec, list(wanted.values()), self.workers)
+        with bar, closing(images):
+            for (key, row), image in zip(wanted.items(), images, strict=True):
+                if not self.stamps.is_current(self.source.records[row].image):
+                    passing[key] = CHANGED
+                elif image.pixels is not None:
+                    appender.add(key, image.pixels, image.height, image.width)
+                elif image.passing:
+                    passing[key] = image.reason
+                else:
+                    appender.fail(key, image.reason)
+                bar.update()
+        return passing

@@ -1,13 +1,87 @@
-"""Splits: checks, selection of rows by protocol, and nested fractions drawn by patient."""
+"""Splits: checks, a source under another split, selection of rows by protocol, and nested fractions drawn by patient."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import ceil
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from benchmark.errors import UserError
 from benchmark.types import SPLITS, Protocol, Record, Source, digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """What a split rule or a list makes of the images of a set.
+
+    splits: uid -> train, val or test; images that are not there are left out. by_image: uids that count as patients, where a
+    paper drew images and its splits share patients. empty: uids that a paper takes to have no box though none was annotated.
+    notes: what a user must know, a sentence each.
+    """
+
+    splits: Mapping[str, str]
+    by_image: frozenset[str] = frozenset()
+    empty: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitSource:
+    """A source under another split: its own records, version and flags, the pixels of the source beneath. Made by `resplit`."""
+
+    source: Source
+    name: str
+    version: str
+    classes: tuple[str, ...]
+    mask_names: tuple[str, ...]
+    box_classes: tuple[str, ...]
+    flags: tuple[str, ...]
+    records: tuple[Record, ...]
+    root: Path | None  # of the source beneath, if it lies on a disk
+    split: str  # NAME-DIGEST
+    notes: tuple[str, ...]
+
+    def image(self, record: Record) -> NDArray[np.uint8]:
+        """(H, W) uint8. Raises ImageError."""
+        return self.source.image(record)
+
+    def mask(self, record: Record, name: str) -> NDArray[np.uint8]:
+        """(H, W) uint8 of the image's size. Raises ImageError."""
+        return self.source.mask(record, name)
+
+
+def resplit(source: Source, drawn: Drawn, name: str) -> Source:
+    """A source under a drawn split.
+
+    Args:
+        source: rows that the draw does not name are left out.
+        drawn: of the whole set, whatever rows of it the source keeps.
+        name: of the rule; with the digest of the draw it enters the version, so that results never mix.
+    """
+
+    def placed(record: Record) -> Record:
+        uid = record.uid
+        patient = uid if uid in drawn.by_image else record.patient
+        boxes = () if uid in drawn.empty and record.boxes is None else record.boxes
+        return replace(record, split=drawn.splits[uid], patient=patient, boxes=boxes)
+
+    flags = source.flags
+    if drawn.by_image:
+        flags = (*(flag for flag in flags if flag != "patients-unknown"), "split-by-image")
+    split = f"{name}-{digest([drawn.splits, sorted(drawn.by_image), sorted(drawn.empty)], 8)}"
+    found = SplitSource(
+        source=source, name=source.name, version=f"{source.version}+{split}", classes=source.classes,
+        mask_names=source.mask_names, box_classes=source.box_classes, flags=flags, root=getattr(source, "root", None),
+        records=tuple(placed(record) for record in source.records if record.uid in drawn.splits),
+        split=split, notes=drawn.notes,
+    )  # fmt: skip
+    return cast(Source, found)
 
 
 def check_records(source: Source) -> None:

@@ -8,8 +8,9 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from benchmark.errors import UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
+AHEAD = 8  # tasks a worker may be ahead of who takes the results: covers a pause of the disk, and bounds the memory
 _JOB: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []  # set once in each worker, so that it is not sent with every task
 
 
@@ -41,8 +43,14 @@ def in_workers(
         return
     method = "fork" if sys.platform == "linux" else "spawn"  # fork is safe here, as `work` is bound to be, and cheap
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start, (work, shared, os.getpid()))
+    waiting: deque[Future[R]] = deque()
     try:
-        yield from pool.map(_call, tasks)
+        for task in tasks:
+            waiting.append(pool.submit(_call, task))
+            if len(waiting) > AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise UserError(f"a process that {doing} was killed, perhaps for lack of memory; use fewer workers") from error
     finally:

@@ -14,9 +14,10 @@ from itertools import combinations, permutations, product
 from pathlib import Path
 
 from benchmark.data.manifest import write_manifest
+from benchmark.data.stamps import FileStamps
 from benchmark.errors import UserError
 from benchmark.types import Source
-from benchmark.verify.files import check_files, stamps
+from benchmark.verify.files import check_files
 from benchmark.verify.findings import CHECKS, Finding, Report, SetFacts
 from benchmark.verify.pixels import check_copies, check_images, check_masks
 from benchmark.verify.scan import scan
@@ -60,12 +61,12 @@ def verify(sources: Mapping[str, Source], against: Mapping[str, Source], options
     sets: dict[str, Set] = {}
     findings: list[Finding] = []
     for name, source in {**against, **sources}.items():
-        known = stamps(source)
+        stamps = FileStamps(source)
         path = options.folder(name) / "scan.jsonl"
-        scans = scan(source, known, path, options.workers, options.progress) if options.images else {}
+        scans = scan(source, stamps, path, options.workers, options.progress) if options.images else {}
         sets[name] = Set(name, source, scans)
         if name in sources:
-            findings += check_files(name, source, known, whole=not options.filtered)
+            findings += check_files(name, source, stamps, whole=not options.filtered)
     for name in sources:
         findings += check_set(sets[name])
     findings += _overlaps([sets[name] for name in sources], [sets[name] for name in against])

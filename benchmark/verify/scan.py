@@ -3,7 +3,7 @@
     scan.jsonl      CHECKSUM JSON, one line an image, appended
 
 A line counts if its checksum (crc32, 8 hexadecimal digits) fits, so a file that was cut anywhere is read up to the cut and
-appended to. It is used again while its key holds: decoder, root, file names, their sizes and times, the boxes that masks are
+appended to. It is used again while its key holds: decoders, root, file names, their sizes and times, the boxes that masks are
 drawn from; without files, the version of the set.
 """
 
@@ -20,16 +20,17 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmark.data.decoding import CHUNK, decoder_versions
 from benchmark.data.geometry import IGNORE
-from benchmark.data.images import CHUNK, image_shape, read_image
+from benchmark.data.images import image_shape, read_image
+from benchmark.data.stamps import FileStamps
 from benchmark.data.workers import in_workers
 from benchmark.errors import ImageError, UserError
 from benchmark.types import Record, Source, digest, plain
-from benchmark.verify.files import Stamp, is_file
+from benchmark.verify.files import is_file, is_missing
 from benchmark.verify.near import Looks, fingerprint
 
 FORMAT = 1  # bumped when a line says something else for the same pixels
@@ -62,12 +63,12 @@ class ImageScan:
     masks: Mapping[str, MaskScan] = field(default_factory=dict)
 
 
-def scan(source: Source, known: Mapping[str, Stamp | None], path: Path, workers: int, progress: bool) -> dict[str, ImageScan]:
+def scan(source: Source, stamps: FileStamps, path: Path, workers: int, progress: bool) -> dict[str, ImageScan]:
     """uid -> what its image showed, for every image that is there; decodes those that no line is kept of, or that failed.
 
     Args:
         source: images and masks.
-        known: of `files.stamps`.
+        stamps: of its files.
         path: the scan file; made, with its folder, if it is not there.
         workers: processes.
         progress: shows a bar on a terminal.
@@ -75,8 +76,12 @@ def scan(source: Source, known: Mapping[str, Stamp | None], path: Path, workers:
     Raises:
         UserError: the folder cannot be written, or a worker was killed.
     """
-    keys = {index: _key(source, record, known) for index, record in enumerate(source.records)
-            if known.get(record.image, ()) is not None}  # fmt: skip
+    common = [FORMAT, decoder_versions(source.records), str(stamps.root) if stamps.root else f"{source.name} {source.version}"]
+    keys = {
+        index: digest([*common, *_named(record, stamps)], 24)
+        for index, record in enumerate(source.records)
+        if not is_missing(record.image, stamps)
+    }
     kept = {key: image for key, image in _read(path).items() if not _failed(image)}  # a decoder may have been installed since
     scans = {source.records[index].uid: kept[key] for index, key in keys.items() if key in kept}
     todo = [index for index, key in keys.items() if key not in kept]
@@ -85,7 +90,7 @@ def scan(source: Source, known: Mapping[str, Stamp | None], path: Path, workers:
         total=len(keys), initial=len(scans), desc=f"decoding {source.name}", unit="image", leave=False, delay=1.0,
         disable=None if progress else True,
     )  # fmt: skip
-    work = in_workers(_scan_chunk, (source, known), chunks, min(workers, len(chunks)), f"decodes images of {source.name!r}")
+    work = in_workers(_scan_chunk, (source, stamps), chunks, min(workers, len(chunks)), f"decodes images of {source.name!r}")
     with _writing(path), path.open("ab") as file, bar, closing(work):
         if file.tell() and not _ends_a_line(path):
             file.write(b"\n")
@@ -101,28 +106,30 @@ def _failed(image: ImageScan) -> bool:
     return bool(image.reason) or any(mask.problem == "unreadable" for mask in image.masks.values())
 
 
-def _key(source: Source, record: Record, known: Mapping[str, Stamp | None]) -> str:
-    masks = sorted((name, file, known.get(file)) for name, file in record.masks.items())
-    boxes = repr(record.boxes) if masks else ""
-    where = str(source.root) if known else f"{source.name} {source.version}"  # type: ignore[attr-defined]
-    return digest([FORMAT, PIL.__version__, where, record.image, known.get(record.image), masks, boxes], 24)
+def _named(record: Record, stamps: FileStamps) -> list[object]:
+    """What decides the pixels of a record: its files as they are now, and what masks are drawn from."""
+    files = [(name, file, stamps.of(file) if is_file(file) else None) for name, file in sorted(record.masks.items())]
+    return [record.image, stamps.of(record.image), files, repr(record.boxes) if files else ""]
 
 
 # --------------------------------------------------------------------------------------------- one image
 
 
-def _scan_chunk(source: Source, known: Mapping[str, Stamp | None], chunk: list[tuple[int, str]]) -> list[ImageScan]:
-    return [scan_one(source, source.records[index], known, key) for index, key in chunk]
+def _scan_chunk(source: Source, stamps: FileStamps, chunk: list[tuple[int, str]]) -> list[ImageScan]:
+    return [scan_one(source, source.records[index], stamps, key) for index, key in chunk]
 
 
-def scan_one(source: Source, record: Record, known: Mapping[str, Stamp | None], key: str = "") -> ImageScan:
+def scan_one(source: Source, record: Record, stamps: FileStamps, key: str = "") -> ImageScan:
     """One image and its masks. An ImageError becomes the reason; masks of such an image are not looked at."""
     try:
         image = source.image(record)
     except ImageError as error:
         return ImageScan(key, reason=error.reason)
-    masks = {name: _scan_mask(source, record, name, image.shape) for name, file in record.masks.items()
-             if known.get(file, ()) is not None}  # fmt: skip
+    masks = {
+        name: _scan_mask(source, record, name, image.shape)
+        for name, file in record.masks.items()
+        if not (is_file(file) and is_missing(file, stamps))
+    }
     return ImageScan(
         key=key,
         height=image.shape[0],

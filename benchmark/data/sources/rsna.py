@@ -7,12 +7,8 @@ image: the pictures are of NIH ChestX-ray14, several of a patient. Who the patie
 otherwise each image stands for itself and the flag "patients-unknown" says so. The images of the challenge's test have no
 labels and are not read.
 
-Rules of the split, for papers drew their own (LoVT's and BenchX's are lists in their repositories):
-* patient: about 60/20/20 by patient, by a hash of the patient's own id and seed 0 (the fractions of LoVT).
-* gloria: 70/15/15 by image: ids sorted, scikit-learn's train_test_split twice with random_state 0, the first half is the
-  test (18,678/4,003/4,003; also MGCA's classification).
-* mgca: the same with 10,674 held out (16,010/5,337/5,337; MGCA's segmentation and detection).
-The last two have patients in several splits, so that images count as patients and the flag "split-by-image" says so.
+There is no official split: RULE is about 60/20/20 by a hash of the patient's own id (the fractions of LoVT). Papers drew their
+own, by image: `--split`, docs/splits.md.
 
 A mask is the union of the filled boxes, as MGCA and LoVT make it.
 """
@@ -34,7 +30,6 @@ from benchmark.data.dicom import dicom_shape, read_dicom, require_pydicom
 from benchmark.data.sources import SourceOptions
 from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, read_table, version_of
 from benchmark.errors import ImageError, UserError
-from benchmark.registry import unknown
 from benchmark.types import Box, Record, digest
 
 IMAGES, LABELS, CLASSES = "stage_2_train_images", "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
@@ -46,7 +41,7 @@ LAYOUT = Layout(
     files=(LABELS, CLASSES, IMAGES),
     folder="rsna-pneumonia-detection-challenge",
 )
-RULES = {"patient": "rsna-patient-60-20-20-0", "gloria": "rsna-gloria-70-15-15-0", "mgca": "rsna-mgca-60-20-20-0"}
+RULE = "rsna-patient-60-20-20-0"
 FINDING = "Pneumonia"
 _KINDS = ("Lung Opacity", "No Lung Opacity / Not Normal", "Normal")  # the first: images with boxes
 _CORNER = ("x", "y", "width", "height")
@@ -81,7 +76,7 @@ class Rsna:
         return drawn
 
 
-def open_source(location: str, options: SourceOptions, rule: str = "patient") -> Rsna:
+def open_source(location: str, options: SourceOptions) -> Rsna:
     """Reads and checks the tables and lists the images; opens none.
 
     An image that is not there keeps its record and is skipped and named when it is read.
@@ -89,57 +84,35 @@ def open_source(location: str, options: SourceOptions, rule: str = "patient") ->
     Args:
         location: the folder, as it follows `rsna:`.
         options: `where` keeps images by patientId, Target (0 or 1) or class (of the detailed table).
-        rule: of the split, one of RULES.
 
     Raises:
         UserError: one sentence naming the file and the way out.
     """
-    if rule not in RULES:
-        raise unknown("split rule of rsna", rule, list(RULES))
     require_pydicom("--data rsna")
     root = find_root(LAYOUT, location, options)
     rows, boxes = _labels(root / LABELS)
     _add_kinds(root / CLASSES, rows)
     _check_files(root, rows)
     mapping = root / MAPPING
-    patients = _patients(mapping, rows) if mapping.is_file() and rule == "patient" else {}
-    splits = published_draw(list(rows), rule) if rule != "patient" else {}
+    patients = _patients(mapping, rows) if mapping.is_file() else {}
     records = []
     for row in keep_where(list(rows.values()), options.where, root / LABELS):
         uid = row["patientId"]
         patient = patients.get(uid, uid)
-        records.append(_record(row, boxes[uid], patient, splits.get(uid) or split_of_patient(patient)))
+        records.append(_record(row, boxes[uid], patient, split_of_patient(patient)))
     tables = {name: root / name for name in (LABELS, CLASSES, *([MAPPING] if patients else []))}
     return Rsna(
         root=root,
-        version=version_of(f"stage2-{RULES[rule]}", tables, options),
-        flags=("split-by-image",) if splits else () if patients else ("patients-unknown",),
+        version=version_of(f"stage2-{RULE}", tables, options),
+        flags=() if patients else ("patients-unknown",),
         records=tuple(records),
     )
 
 
 def split_of_patient(patient: str) -> str:
-    """The split by the rule "patient": it depends on the patient alone, so that no other row moves it."""
-    place = int(digest([RULES["patient"], patient], 8), 16) / 2**32
+    """The split of a patient, which depends on the patient alone, so that no other row moves it."""
+    place = int(digest([RULE, patient], 8), 16) / 2**32
     return "test" if place < 0.2 else "val" if place < 0.4 else "train"
-
-
-def published_draw(uids: list[str], rule: str) -> dict[str, str]:
-    """Image -> split by the rule "gloria" or "mgca", as published for the whole set.
-
-    Facts: gloria/datasets/preprocess_datasets.py and mgca/preprocess/rsna.py; of the second draw, what scikit-learn calls
-    train is the test and what it calls test is val.
-
-    Raises:
-        UserError: too few images for three splits.
-    """
-    from sklearn.model_selection import train_test_split
-
-    if len(uids) < 4:
-        raise UserError(f"the split rule {rule!r} needs 4 images or more and {LABELS} has {len(uids)}; download it again")
-    train, held = train_test_split(sorted(uids), test_size=0.3 if rule == "gloria" else 0.4, random_state=0)
-    test, val = train_test_split(held, test_size=0.5, random_state=0)
-    return {**dict.fromkeys(train, "train"), **dict.fromkeys(val, "val"), **dict.fromkeys(test, "test")}
 
 
 def _labels(path: Path) -> tuple[dict[str, dict[str, str]], dict[str, tuple[Box, ...]]]:

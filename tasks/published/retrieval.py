@@ -1,0 +1,19 @@
+"""Retrieval protocols of papers, as literals. A change of any value needs a new version."""
+
+from __future__ import annotations
+
+from benchmark.data.text import REPORT
+from benchmark.types import Protocol
+
+PROTOCOLS: tuple[Protocol, ...] = (
+    Protocol(
+        name="retrieval-pool-1000",
+        version=1,
+        task="retrieval",
+        primary="recall@10",
+        one_per_study=True,
+        text=REPORT,
+        settings=(("draws", 5), ("match", "exact-pair"), ("pool", 1000)),
+        summary="Pools of 1,000 pairs as LIMITR's batches; mean over the pools and 5 seeded draws of them; own report counts.",
+    ),
+)
