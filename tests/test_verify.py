@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from benchmark.types import Box, Source
+from benchmark.types import Box, Record, Source
 from benchmark.verify import Report, VerifyOptions, verify
 from benchmark.verify.findings import CHECKS, SEVERITIES
 from benchmark.verify.report import terminal
@@ -36,7 +35,8 @@ def names(report: Report) -> list[str]:
 def test_a_whole_set_has_no_error_and_no_warning(name: str, tmp_path: Path) -> None:
     source = SETS[name](tmp_path)
     report = look(tmp_path / "out", source, workers=2)
-    assert report.of("error") + report.of("warning") == ()
+    fewer = {"count-differs"}  # a small replica of a set has not as many images as were published
+    assert {item.check for item in report.of("error") + report.of("warning")} <= fewer
     assert report.datasets[0].decoded == len(source.records) > 10
 
 
@@ -220,14 +220,15 @@ def test_counts_have_the_names_that_sources_publish(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_mask_by_the_table_empty_counts_as_none() -> None:
-    rows = Rows(root=Path(os.devnull), records=())
-    record = replace(by_mask("empty"), boxes=None)
-    assert counts(replace(rows, records=(record, by_mask("a.json"), by_mask(""))))["images with masks"] == 0
-    assert counts(replace(rows, records=(by_mask("a.png"),)))["images with masks"] == 1
+@pytest.mark.parametrize(
+    ("reference", "label", "count"), [("empty", 1.0, 0), ("", 1.0, 0), ("a.png", 1.0, 1), ("a.png", 0.0, 0)]
+)
+def test_a_mask_that_is_empty_by_the_table_does_not_count(reference: str, label: float, count: int) -> None:
+    record = Record(uid="u", patient="p", study="s", split="train", image="i", labels=(label,), masks={"Edema": reference})
+    assert counts(Rows(root=DOCS, records=(record,), classes=("Edema",)))["images with masks"] == count
 
 
-def by_mask(reference: str) -> object:
-    from benchmark.types import Record
-
-    return Record(uid="u", patient="p", study="s", split="train", image="i.png", labels=(1.0, 0.0), masks={"lung": reference})
+def test_a_comparison_without_words_is_no_finding(tmp_path: Path) -> None:
+    rows = by_hand(tmp_path / "set")
+    rows = rows.change("i03", sections={**rows["i03"].sections, "comparison": "XXXX."})
+    assert look(tmp_path / "out", rows, images=False).findings == ()

@@ -11,7 +11,7 @@ from benchmark.verify.findings import Finding, found
 
 OLDEST = 120  # years
 SEXES = ("F", "M", "")
-_NO_STRUCTURE = ("", "empty")  # references of masks that say that nothing is there; so do outlines without a mask (.json)
+_NO_STRUCTURE = ("", "empty")  # references of masks that say that nothing is there
 
 
 def counts(source: Source) -> dict[str, int]:
@@ -44,8 +44,7 @@ def counts(source: Source) -> dict[str, int]:
 
 def says(record: Record, name: str, source: Source) -> bool | None:
     """Whether a mask shows something by its reference, or the label or boxes of its name; None: the table does not say."""
-    reference = record.masks[name]
-    if reference in _NO_STRUCTURE or reference.endswith(".json"):
+    if record.masks[name] in _NO_STRUCTURE:
         return False
     if name in source.classes and len(record.labels) == len(source.classes):
         label = record.labels[source.classes.index(name)]
