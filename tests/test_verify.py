@@ -149,6 +149,8 @@ def test_a_planted_defect_is_found_once_by_its_name_and_nothing_else(defect: str
 
 
 def test_every_check_is_planted_and_explained() -> None:
+    severities = [SEVERITIES.index(check.severity) for check in CHECKS.values()]
+    assert severities == sorted(severities)  # findings are shown in the order of CHECKS
     across = {"sets-of-one-family", "patients-across-sets", "pixels-across-sets", "near-duplicates-across-sets"}
     assert {name.partition(" ")[0] for name in PLANTED} | across == set(CHECKS)
     words = DOCS.read_text()

@@ -88,6 +88,16 @@ def test_an_error_is_status_1_and_named_before_the_notes(command: Command, tmp_p
     assert run(command, out, f"csv:{folder}") == 0
 
 
+def test_a_file_name_of_odd_bytes_is_shown(command: Command, tmp_path: Path, out: Path) -> None:
+    folder = write_csv(tmp_path / "mine")
+    Path(os.fsdecode(bytes(folder) + b"/odd\xff.png")).write_bytes(b"x")
+    assert run(command, out, f"csv:{folder}") == 0
+    assert "odd\\udcff.png" in command.output
+    command.output.encode()
+    assert run(command, out, f"csv:{folder}", "--json") == 0
+    assert json.loads(command.output)["findings"][0]["check"] == "image-surplus"
+
+
 def test_json_is_printed_alone_on_request(command: Command, tmp_path: Path, out: Path) -> None:
     run(command, out, f"csv:{write_csv(tmp_path / 'mine')}", "--json")
     printed = json.loads(command.output)

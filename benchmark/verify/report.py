@@ -39,7 +39,8 @@ def terminal(report: Report, width: int | None = None) -> str:
     columns = width or shutil.get_terminal_size((120, 24)).columns
     blocks = [_headline(facts) for facts in report.datasets]
     blocks += [_table(report, columns)] if report.findings else []
-    return "\n\n".join([*blocks, summary(report)])
+    text = "\n\n".join([*blocks, summary(report)])
+    return text.encode(errors="backslashreplace").decode()  # the odd bytes of a file name
 
 
 def summary(report: Report) -> str:
