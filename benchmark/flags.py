@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from benchmark.data.dataset import Dataset
+from benchmark.data.families import overlaps, saw_test
 from benchmark.plan import Cell
-from benchmark.published import overlaps, saw_test
 from benchmark.types import Predictions
 
 
