@@ -83,7 +83,10 @@ def _tokenizer(data: Dataset, entrant: Entrant, stored: Path | None, state: Mapp
         return read_tokenizer(stored / "tokenizer.json")
     texts = data.texts(training_rows(data, with_text=True), REPORT)
     if not texts:
-        raise Unsupported(f"{entrant.name} reads text, and {data.name} has no training reports to learn a vocabulary from")
+        raise Unsupported(
+            f"{entrant.name} reads text, and {data.name} has no training reports to learn a vocabulary from; "
+            "give weights pretrained on a set with reports by --checkpoint"
+        )
     return train_tokenizer(texts)
 
 
