@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ LAYOUT = Layout(
     files=(TABLE, "jpgs", "pngs_masks"), folder="covid_rural_annot",
 )  # fmt: skip
 OPACITY = "Opacity"
+KNOWN_COUNTS = {"images": 224, "images with masks": 221}  # by the file lists, as above: images with outlines have a mask here
 SPLIT_RULE = "covid-rural-60-20-20-0"
 NAME = re.compile(r"(?P<patient>COVID-19-\w+-\d+)_(?P<date>\d\d-\d\d-\d{4})-\w+(?:[-_. ]\w+)*\.jpg", re.ASCII)
 
@@ -49,6 +50,7 @@ class CovidRural:
     mask_names: tuple[str, ...] = (OPACITY,)
     box_classes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    known_counts: Mapping[str, int] = field(default_factory=dict)  # as layout.py says
 
     def image(self, record: Record) -> NDArray[np.uint8]:
         """(H, W) uint8. Raises ImageError."""
@@ -102,7 +104,12 @@ def open_source(location: str, options: SourceOptions) -> CovidRural:
     found = digest([[row["file"] for row in rows], sorted(masks.items())], 8)  # the table does not name the images
     version = version_of(f"{SPLIT_RULE}-{found}", {TABLE: root / TABLE}, options)
     rows = keep_where(rows, options.where, root / TABLE)
-    return CovidRural(root=root, version=version, records=tuple(_record(root, row, masks) for row in rows))
+    return CovidRural(
+        root=root,
+        version=version,
+        records=tuple(_record(root, row, masks) for row in rows),
+        known_counts={} if options.where else KNOWN_COUNTS,
+    )
 
 
 def _record(root: Path, row: Mapping[str, str], masks: Mapping[str, str]) -> Record:

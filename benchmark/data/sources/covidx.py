@@ -8,14 +8,14 @@ A line is "PATIENT FILE CLASS SOURCE" (older ones lack SOURCE), with spaces betw
 Some lines stand twice. CXR-3 has 29,986 and 400 images, its A lists 29,634 and 400, CXR-4 84,818 in all. Facts: docs/COVIDx.md
 of https://github.com/lindawangg/COVID-Net, arXiv:2206.03671, arXiv:2311.17677. Images come from other sets, RSNA Pneumonia (and
 so NIH ChestX-ray14) among them. Patient numbers of different sources are different patients.
+For images of RSNA the lists repeat the name of the file as the patient: then the flag "patients-unknown" stands.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from benchmark.data.images import read_image
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, version_of
+from benchmark.data.sources.layout import Layout, find_root, keep_where, list_files, partial_download, version_of
 from benchmark.errors import ImageError, UserError
 from benchmark.types import SPLITS, Record, digest
 
@@ -36,6 +36,7 @@ CLASSES: dict[tuple[str, ...], dict[str, tuple[float, ...]]] = {  # classes of a
     (COVID,): {"positive": (1.0,), "negative": (0.0,)},
     ("Normal", "Pneumonia", COVID): {"normal": (1.0, 0.0, 0.0), "pneumonia": (0.0, 1.0, 0.0), COVID: (0.0, 0.0, 1.0)},
 }
+KNOWN_COUNTS = {"CXR-2-3": {"images/test": 400}, "COVIDx9A": {"images/test": 400}}  # more would count lines that stand twice
 VAL_RULE = "covidx-val-tenth-0"  # where a release has no val: a tenth of the patients of train, by their own hash
 
 
@@ -51,6 +52,7 @@ class Covidx:
     mask_names: tuple[str, ...] = ()
     box_classes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    known_counts: Mapping[str, int] = field(default_factory=dict)  # as layout.py says
 
     def image(self, record: Record) -> NDArray[np.uint8]:
         """(H, W) uint8. Raises ImageError."""
@@ -83,13 +85,24 @@ def open_source(location: str, options: SourceOptions) -> Covidx:
             f"are not of one release; download the lists again from {LAYOUT.page}"
         )
     rows = keep_where(rows, options.where, lists["train"])
-    _check_links(root, lists)
     records = _records(root, rows, CLASSES[classes], "val" not in lists)
-    if not any((root / record.image).exists() for record in records):
+    there = _images(root, lists)
+    if there.isdisjoint(record.image for record in records):
         raise UserError(f"{root} has none of the {len(records)} images in {', '.join(lists)}; unpack the archive there")
     rule = release if "val" in lists else f"{release}-{VAL_RULE}"
     tables = {path.name: path for path in lists.values()}
-    return Covidx(root=root, version=version_of(rule, tables, options), records=records, classes=classes)
+    unnamed = any(not record.attributes.get("source") or _names_no_patient(record) for record in records)
+    return Covidx(
+        root=root,
+        version=version_of(rule, tables, options),
+        records=records,
+        classes=classes,
+        flags=(
+            *(("patients-unknown",) if unnamed else ()),
+            *partial_download((record.image for record in records), there, there),
+        ),
+        known_counts={} if options.where else KNOWN_COUNTS.get(release, {}),
+    )
 
 
 def _lists(root: Path, chosen: str) -> tuple[str, dict[str, Path]]:
@@ -110,15 +123,14 @@ def _lists(root: Path, chosen: str) -> tuple[str, dict[str, Path]]:
     return release, {split: path for split, path in paths.items() if path.exists()}
 
 
-def _check_links(root: Path, folders: Iterable[str]) -> None:
-    """Raises UserError for a folder or an image that is a link out of the root; quicker than asking for every line."""
-    for folder in folders:
-        if (root / folder).is_dir():
-            inside(root, folder, "the layout")
-            with os.scandir(root / folder) as entries:
-                for entry in entries:
-                    if entry.is_symlink():
-                        inside(root, f"{folder}/{entry.name}", folder)
+def _images(root: Path, folders: Iterable[str]) -> frozenset[str]:
+    """Folder and file of every image there. Raises UserError for a folder or an image that is a link out of the root."""
+    there = [folder for folder in folders if (root / folder).is_dir()]
+    return frozenset(f"{folder}/{name}" for folder in there for name in list_files(root, folder))
+
+
+def _names_no_patient(record: Record) -> bool:
+    return record.patient.partition(":")[2] == PurePosixPath(record.image).stem
 
 
 def read_list(path: Path, split: str) -> list[dict[str, str]]:

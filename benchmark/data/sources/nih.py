@@ -19,7 +19,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from benchmark.data.images import image_shape, read_image
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, read_table, version_of
+from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, partial_download, read_table, version_of
 from benchmark.errors import ImageError, UserError
 from benchmark.types import Box, Record, digest
 
@@ -45,6 +45,14 @@ NO_FINDING = "No Finding"
 TABLES = {"v2020": "Data_Entry_2017_v2020.csv", "v2017": "Data_Entry_2017.csv"}  # the newer first
 BOXES = "BBox_List_2017.csv"
 SIZE = 1024  # pixels of a side; boxes refer to it
+KNOWN_COUNTS = {  # Wang et al. 2017 and the lists; classes as Data_Entry_2017_v2020.csv has them, where those sum up
+    "images": 112_120, "patients": 30_805, "official/train_val": 86_524, "official/test": 25_596, "images/test": 25_596,
+    "boxes": 984, "images with boxes": 880,
+    "positive/Atelectasis": 11_559, "positive/Cardiomegaly": 2_776, "positive/Consolidation": 4_667, "positive/Edema": 2_303,
+    "positive/Effusion": 13_317, "positive/Emphysema": 2_516, "positive/Fibrosis": 1_686, "positive/Hernia": 227,
+    "positive/Infiltration": 19_894, "positive/Mass": 5_782, "positive/Nodule": 6_331, "positive/Pleural_Thickening": 3_385,
+    "positive/Pneumonia": 1_431, "positive/Pneumothorax": 5_302,
+}  # fmt: skip
 OLDEST = 120  # years; more is a mistake of the table
 VAL_RULE = "nih-val-eighth-0"  # the set has no val: an eighth of the patients of train_val_list.txt, by their own hash
 COLUMNS = ("Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "View Position")
@@ -62,6 +70,7 @@ class Nih:
     classes: tuple[str, ...] = CLASSES
     mask_names: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    known_counts: Mapping[str, int] = field(default_factory=dict)  # as layout.py says
 
     def image(self, record: Record) -> NDArray[np.uint8]:
         """(H, W) uint8. Raises ImageError."""
@@ -95,12 +104,15 @@ def open_source(location: str, options: SourceOptions) -> Nih:
     boxes = _boxes(root / BOXES, set(names))
     places = _places(root, names)
     rows = keep_where(rows, options.where, table)
+    kept = [row["Image Index"] for row in rows]
     records = tuple(_record(row, splits, boxes, places, table) for row in rows)
     _check_size(root, boxes, places)
     tables = {path.name: path for path in (table, root / BOXES, *(root / name for name in LISTS)) if path.exists()}
     return Nih(
         root=root, version=version_of(f"{release}-{VAL_RULE}", tables, options), records=records,
         box_classes=BOX_CLASSES if boxes else (),
+        flags=partial_download(kept, names, places) or partial_download((), names, splits),
+        known_counts={} if options.where else KNOWN_COUNTS,
     )  # fmt: skip
 
 
@@ -170,12 +182,11 @@ def _number(cell: str) -> float:
 
 
 def _places(root: Path, names: list[str]) -> dict[str, str]:
-    """Image name -> POSIX path inside the root, of those that are there.
+    """Image name -> POSIX path inside the root, of every PNG that is there.
 
     Raises:
         UserError: none is there, one is there twice, or a link leads out of the root.
     """
-    wanted = set(names)
     places: dict[str, str] = {}
     for folder in ("images", *(f"images_{part:03}/images" for part in range(1, 13))):
         if not (root / folder).is_dir():
@@ -184,9 +195,9 @@ def _places(root: Path, names: list[str]) -> dict[str, str]:
         with os.scandir(root / folder) as entries:
             for entry in entries:
                 path = inside(root, f"{folder}/{entry.name}", folder) if entry.is_symlink() else f"{folder}/{entry.name}"
-                if entry.name in wanted and places.setdefault(entry.name, path) != path:
+                if entry.name.endswith(".png") and places.setdefault(entry.name, path) != path:
                     raise UserError(f"{root} has {path} and {places[entry.name]}; keep one copy of the images")
-    if not places:
+    if places.keys().isdisjoint(names):
         raise UserError(
             f"{root} has none of the {len(names)} images in images or images_001/images to images_012/images; unpack the "
             f"archives images_001.tar.gz to images_012.tar.gz of {LAYOUT.page} there"
@@ -224,7 +235,8 @@ def _record(
         raise UserError(f"{table} has the findings {row['Finding Labels']!r} for {name}; download it again from {LAYOUT.page}")
     known = age.isdecimal() and int(age) <= OLDEST
     sex, view = row.get("Patient Sex", row.get("Patient Gender", "")), row["View Position"]
-    attributes = {"view": view, "sex": sex, "age": age, "follow_up": row["Follow-up #"]}
+    official = "train_val" if splits[name] == "train" else "test"
+    attributes = {"official_split": official, "view": view, "sex": sex, "age": age, "follow_up": row["Follow-up #"]}
     return Record(
         uid=name.removesuffix(".png"),
         patient=patient,

@@ -16,7 +16,7 @@ import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,16 @@ from numpy.typing import NDArray
 
 from benchmark.data.images import read_image
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, read_table, version_of
+from benchmark.data.sources.layout import (
+    Layout,
+    find_root,
+    inside,
+    keep_where,
+    list_files,
+    partial_download,
+    read_table,
+    version_of,
+)
 from benchmark.errors import ImageError, UserError
 from benchmark.types import Record, digest
 
@@ -42,6 +51,7 @@ CLASSES = (
 SAME = {"pulmonary emphysema": "emphysema", "bullous emphysema": "emphysema", "hydropneumothorax": "pneumothorax",
         "hemopneumothorax": "pneumothorax"}  # fmt: skip  # headings that imply one of CLASSES
 UNCODED = {"no indexing", "technical quality of image unsatisfactory"}
+KNOWN_COUNTS = {"images": 7_470, "patients": 3_851, "studies": 3_851}  # counted in the published files, as above
 SPLIT_RULE = "open-i-70-10-20-0"
 
 
@@ -57,6 +67,7 @@ class OpenI:
     mask_names: tuple[str, ...] = ()
     box_classes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    known_counts: Mapping[str, int] = field(default_factory=dict)  # as layout.py says
 
     def image(self, record: Record) -> NDArray[np.uint8]:
         """(H, W) uint8. Raises ImageError."""
@@ -102,11 +113,20 @@ def open_source(location: str, options: SourceOptions) -> OpenI:
     ]
     if not rows:
         raise UserError(f"no report of {root / 'ecgen-radiology'} names an image; download it again from {LAYOUT.page}")
-    folder = _folder(root, [row["image"] for row in rows])
+    listed = [row["image"] for row in rows]
+    folder = _folder(root, listed)
+    there = {name for name in list_files(root, folder, ".png") if folder != "." or name in listed}
     rows = keep_where(rows, options.where, root / "ecgen-radiology")
     records = tuple(_record(root, folder, row, reports[row["report"]]) for row in rows)
     tables = {path.name: path for path in (*files, root / PROJECTIONS) if path.exists()}
-    return OpenI(root=root, version=version_of(SPLIT_RULE, tables, options), records=records)
+    partial = partial_download((record.uid for record in records), listed, there)
+    return OpenI(
+        root=root,
+        version=version_of(SPLIT_RULE, tables, options),
+        records=records,
+        flags=(*(() if views else ("views-unknown",)), *(partial or partial_download((), map(_key, listed), views))),
+        known_counts={} if options.where else KNOWN_COUNTS,
+    )
 
 
 def read_report(path: Path) -> Report:

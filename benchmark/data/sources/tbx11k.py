@@ -8,7 +8,8 @@ Facts: https://github.com/yun-liu/Tuberculosis and Liu et al., CVPR 2020 and TPA
 latent (the files say "obsolete") and of an uncertain kind ("PulmonaryTuberculosis", which train and val do not use).
 annotations/xml is in pixels of larger originals and is not read. The labels of the official test images are kept by a
 challenge: official val is the test split here, and VAL_RULE sets a part of train apart. imgs/extra holds other sets
-(Montgomery, Shenzhen, DA, DB). No patients are named; each image counts as one. imgs/tb/tb1199.png has no box.
+(Montgomery, Shenzhen, DA, DB). No patients are named; each image counts as one, and the flag "patients-unknown"
+says so. imgs/tb/tb1199.png has no box.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from benchmark.data.images import read_image
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, version_of
+from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, list_files, partial_download, version_of
 from benchmark.errors import ImageError, UserError
 from benchmark.types import Box, Record, digest
 
@@ -38,6 +39,11 @@ ACTIVE, LATENT, UNCERTAIN = "Active Tuberculosis", "Latent Tuberculosis", "Uncer
 KINDS = {"ActiveTuberculosis": ACTIVE, "ObsoletePulmonaryTuberculosis": LATENT, "PulmonaryTuberculosis": UNCERTAIN}
 CLASSES = ("Healthy", "Sick but not Tuberculosis", "Tuberculosis", ACTIVE, LATENT)
 FOLDERS = {"health": (1.0, 0.0, 0.0, 0.0, 0.0), "sick": (0.0, 1.0, 0.0, 0.0, 0.0), "tb": None}  # of tb, boxes tell the kind
+KNOWN_COUNTS = {  # Liu et al. 2020; of boxes and kinds: SUMMARY.md of https://github.com/dataset-ninja/tbx-11k
+    "images": 8_400, "official/train": 6_600, "official/val": 1_800, "images/test": 1_800, "boxes": 1_211,
+    "images with boxes": 799, "positive/Healthy": 3_800, "positive/Sick but not Tuberculosis": 3_800,
+    "positive/Tuberculosis": 800, "positive/Active Tuberculosis": 660, "positive/Latent Tuberculosis": 169,
+}  # fmt: skip
 VAL_RULE = "tbx11k-val-is-test-val-eighth-0"
 
 
@@ -52,7 +58,8 @@ class Tbx11k:
     classes: tuple[str, ...] = CLASSES
     mask_names: tuple[str, ...] = ()
     box_classes: tuple[str, ...] = (ACTIVE, LATENT)
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ("patients-unknown",)
+    known_counts: Mapping[str, int] = field(default_factory=dict)  # as layout.py says
 
     def image(self, record: Record) -> NDArray[np.uint8]:
         """(H, W) uint8. Raises ImageError."""
@@ -84,17 +91,22 @@ def open_source(location: str, options: SourceOptions) -> Tbx11k:
             raise UserError(f"{root / name} has {both[0]!r}, which {TABLES['train']} has too; download both from {LAYOUT.page}")
         rows += [{"file_name": file, "folder": file.partition("/")[0], "official_split": split} for file in found]
         boxes |= drawn
+    listed = [row["file_name"] for row in rows]
     rows = keep_where(rows, options.where, root / TABLES["train"])
     records = tuple(_record(root, row, tuple(boxes.get(row["file_name"], ()))) for row in rows)
-    if not any((root / record.image).exists() for record in records):
+    folders = [folder for folder in FOLDERS if (root / "imgs" / folder).is_dir()]
+    there = {f"{folder}/{name}" for folder in folders for name in list_files(root, f"imgs/{folder}")}
+    if there.isdisjoint(listed):
         raise UserError(
-            f"{root / 'imgs'} has none of the {len(records)} images in health, sick and tb; unpack the archive again"
+            f"{root / 'imgs'} has none of the {len(listed)} images in health, sick and tb; unpack the archive again"
         )
     tables = {name: root / name for name in (*TABLES.values(), *LISTS.values()) if (root / name).exists()}
     kinds = {box.label for record in records for box in record.boxes or ()}
     return Tbx11k(
         root=root, version=version_of(VAL_RULE, tables, options), records=records,
         box_classes=tuple(kind for kind in KINDS.values() if kind in kinds),
+        flags=("patients-unknown", *partial_download((row["file_name"] for row in rows), listed, there)),
+        known_counts={} if options.where else KNOWN_COUNTS,
     )  # fmt: skip
 
 
