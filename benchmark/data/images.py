@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from benchmark.data.geometry import IGNORE, Geometry
+from benchmark.data.gray import depth_of
 from benchmark.errors import ImageError, UserError
 from benchmark.types import InputSpec, Source
 
 MAX_PIXELS = 150_000_000  # below the size at which Pillow itself refuses; a chest X-ray has about 20 million
 CHUNK = 16  # images a task of a worker: large enough to hide the pipe, small enough to share the work out evenly
-_DEPTHS = (8, 10, 12, 14, 16)
 _GRAY16 = ("I", "I;16", "I;16B", "I;16L")
 _DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError, OverflowError, struct.error, zlib.error,
@@ -197,7 +197,7 @@ def _scale(values: NDArray[np.int64]) -> NDArray[np.uint8]:
     largest = int(values.max())
     if values.min() < 0 or largest > 65535:
         raise ValueError(f"values from {values.min()} to {largest} do not fit 16 bits")
-    top = 2 ** next(depth for depth in _DEPTHS if largest < 2**depth) - 1
+    top = 2 ** depth_of(largest) - 1
     scaled: NDArray[np.uint8] = ((values * 255 + top // 2) // top).astype(np.uint8)
     return scaled
 

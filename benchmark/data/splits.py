@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from math import ceil
 
 from benchmark.errors import UserError
-from benchmark.types import SPLITS, Protocol, Record, Source, digest
+from benchmark.types import NOT_FRONTAL, SPLITS, Protocol, Record, Source, digest
 
 
 def check_records(source: Source) -> None:
@@ -35,7 +35,7 @@ def select(records: Iterable[Record], protocol: Protocol | None) -> tuple[Record
     if protocol is None:
         return tuple(chosen)
     if protocol.views == "frontal":
-        chosen = [record for record in chosen if record.view != "LATERAL"]
+        chosen = [record for record in chosen if record.view not in NOT_FRONTAL]
     if protocol.one_per_study:
         first: dict[str, Record] = {}
         for record in chosen:

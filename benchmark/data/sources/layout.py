@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.data.gray import DECODING
 from benchmark.data.images import read_image
 from benchmark.data.sources import SourceOptions
 from benchmark.errors import ImageError, UserError
@@ -223,6 +224,7 @@ def keep_where(rows: list[dict[str, str]], where: Iterable[tuple[str, str]], pat
 
 
 def version_of(release: str, tables: Mapping[str, Path], options: SourceOptions) -> str:
-    """RELEASE-DIGEST: the digest covers the bytes of the tables and the filter, not the images, which `verify` decodes."""
+    """RELEASE-DIGEST: the digest covers the bytes of the tables, the filter and how files are decoded, not the images, which
+    `verify` decodes."""
     found = {name: sha256(path.read_bytes()).hexdigest() for name, path in sorted(tables.items())}
-    return f"{release}-{digest([found, sorted(options.where)], 8)}"
+    return f"{release}-{digest([found, sorted(options.where), DECODING], 8)}"

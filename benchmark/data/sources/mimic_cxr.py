@@ -53,15 +53,10 @@ _METADATA = (
     "ViewCodeSequence_CodeMeaning",
 )  # fmt: skip
 _SPLIT = ("dicom_id", "study_id", "subject_id", "split")
-# Decubitus and axial images are frontal. Obliques and swimmers are neither, so their view stays unknown.
-_VIEWS = {
-    "PA": "PA", "AP": "AP", "LATERAL": "LATERAL", "LL": "LATERAL", "RL": "LATERAL", "XTABLE LATERAL": "LATERAL",
-    "AP AXIAL": "FRONTAL", "AP LLD": "FRONTAL", "AP RLD": "FRONTAL", "PA LLD": "FRONTAL", "PA RLD": "FRONTAL",
-}  # fmt: skip
-_CODED = {  # ViewCodeSequence_CodeMeaning, for rows without ViewPosition
-    "postero-anterior": "PA", "antero-posterior": "AP", "lateral": "LATERAL",
-    "left lateral": "LATERAL", "right lateral": "LATERAL",
-}  # fmt: skip
+# As in the field, frontal means that ViewPosition says PA or AP (MGCA, BenchX and others keep those). Decubitus, axial and
+# oblique images and those without ViewPosition are OTHER, but for what ViewCodeSequence_CodeMeaning calls lateral.
+_VIEWS = {"PA": "PA", "AP": "AP", "LATERAL": "LATERAL", "LL": "LATERAL", "RL": "LATERAL", "XTABLE LATERAL": "LATERAL"}
+_CODED = dict.fromkeys(("lateral", "left lateral", "right lateral"), "LATERAL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +65,7 @@ class MimicCxr:
 
     uid: dicom_id. Labels: of the CheXpert labeler; 1, 0, and nan for what is not mentioned, uncertain, or of a study without
     labels. Record.attributes: "uncertain" and "negbio_disagrees" (classes on which the two labelers differ) joined by ";",
-    "ViewPosition" as written, "StudyDate", "procedure", and "report": "missing", "empty" or "no sections" where reports are
+    "ViewPosition" and "coded_view" as written, "StudyDate", "procedure", and "report": "missing", "empty" or "no sections" where reports are
     there but this one says nothing.
     flags: "no-reports" where no folder of reports was found, "partial-reports" where some are missing, "partial-download"
     where subjects of the tables have no folder of images, or folders are of no subject of the tables.
@@ -230,11 +225,12 @@ def _records(
         if study not in sections:
             sections[study] = report_sections(texts.get(study) or "")
         values, uncertain = labels.get(study, unlabelled)
-        position = row["ViewPosition"].upper()
+        position, coded = row["ViewPosition"].upper(), row["ViewCodeSequence_CodeMeaning"]
         attributes = {
             "uncertain": uncertain,
             "negbio_disagrees": _differ((values, uncertain), negbio[study]) if study in negbio else "",
             "ViewPosition": row["ViewPosition"],
+            "coded_view": coded,
             "StudyDate": row["StudyDate"],
             "procedure": row["PerformedProcedureStepDescription"],
             "report": _silence(texts.get(study, ""), sections[study]) if texts else "",
@@ -245,7 +241,7 @@ def _records(
             study=study,
             split=SPLITS[row["split"]],
             image=f"{place(subject, study)}/{row['dicom_id']}.jpg",
-            view=_VIEWS.get(position, "") if position else _CODED.get(row["ViewCodeSequence_CodeMeaning"].lower(), ""),
+            view=_VIEWS.get(position, "OTHER") if position else _CODED.get(coded.lower(), "OTHER"),
             sections=sections[study],
             labels=values,
             attributes={name: value for name, value in attributes.items() if value},

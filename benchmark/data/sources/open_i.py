@@ -8,6 +8,9 @@ Facts: https://openi.nlm.nih.gov/faq and Demner-Fushman et al., JAMIA 2016 (doi 
 files. One report a patient; 104 reports have no image. Names were replaced by XXXX, which stays. Findings are the headings that
 two coders gave (MeSH major), so that a heading that was not given means absent, except in reports that were not coded. There is
 no official split: SPLIT_RULE draws 70, 10 and 20 % of the patients by their own hash.
+
+Without the table of projections no view is known: lateral images, about half of the set, then stand among the frontal ones,
+and the flag "views-unknown" says so. With it, an image that it lacks is neither.
 """
 
 from __future__ import annotations
@@ -93,7 +96,7 @@ def open_source(location: str, options: SourceOptions) -> OpenI:
 
     Args:
         location: the folder, as it follows `open-i:`.
-        options: `where` keeps images by report, image, view (FRONTAL, LATERAL or empty) or mesh.
+        options: `where` keeps images by report, image, view (FRONTAL, LATERAL, OTHER or empty) or mesh.
 
     Raises:
         UserError: one sentence naming the file and the way out.
@@ -107,7 +110,12 @@ def open_source(location: str, options: SourceOptions) -> OpenI:
         raise UserError(f"{root / 'ecgen-radiology'} has {len(files)} files of {len(reports)} reports; keep one copy of each")
     views = _views(root / PROJECTIONS)
     rows = [
-        {"report": uid, "image": image, "view": views.get(_key(image), ""), "mesh": "; ".join(report.headings)}
+        {
+            "report": uid,
+            "image": image,
+            "view": views.get(_key(image), "OTHER" if views else ""),
+            "mesh": "; ".join(report.headings),
+        }
         for uid, report in reports.items()
         for image in report.images
     ]
