@@ -83,9 +83,7 @@ class Record:
     study: str  # the unit of image-report pairs
     split: str  # "train" | "val" | "test"
     image: str  # POSIX path inside the source's root, or a generator's index
-    view: str = (
-        ""  # "PA" | "AP" | "FRONTAL" | "LATERAL" | "OTHER" neither, or none stated where others are | "" no views stated
-    )
+    view: str = ""  # "PA" | "AP" | "FRONTAL" | "LATERAL" | "OTHER" none of these, by its source | "" not stated
     sections: Mapping[str, str] = field(default_factory=dict)  # findings, impression, report, ...
     labels: tuple[float, ...] = ()  # (K,) as Source.classes: 1, 0, nan = unknown
     boxes: tuple[Box, ...] | None = None  # None: not annotated; (): annotated, and none there

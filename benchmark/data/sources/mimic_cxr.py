@@ -65,8 +65,8 @@ class MimicCxr:
 
     uid: dicom_id. Labels: of the CheXpert labeler; 1, 0, and nan for what is not mentioned, uncertain, or of a study without
     labels. Record.attributes: "uncertain" and "negbio_disagrees" (classes on which the two labelers differ) joined by ";",
-    "ViewPosition" and "coded_view" as written, "StudyDate", "procedure", and "report": "missing", "empty" or "no sections" where reports are
-    there but this one says nothing.
+    "ViewPosition" and "coded_view" as written, "StudyDate", "procedure", and "report": "missing", "empty" or "no sections"
+    where reports are there but this one says nothing.
     flags: "no-reports" where no folder of reports was found, "partial-reports" where some are missing, "partial-download"
     where subjects of the tables have no folder of images, or folders are of no subject of the tables.
     """

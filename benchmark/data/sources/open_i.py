@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,19 +109,10 @@ def open_source(location: str, options: SourceOptions) -> OpenI:
     if len(reports) < len(files):
         raise UserError(f"{root / 'ecgen-radiology'} has {len(files)} files of {len(reports)} reports; keep one copy of each")
     views = _views(root / PROJECTIONS)
-    rows = [
-        {
-            "report": uid,
-            "image": image,
-            "view": views.get(_key(image), "OTHER" if views else ""),
-            "mesh": "; ".join(report.headings),
-        }
-        for uid, report in reports.items()
-        for image in report.images
-    ]
+    rows = [row for report in reports.values() for row in _rows(report, views)]
     if not rows:
         raise UserError(f"no report of {root / 'ecgen-radiology'} names an image; download it again from {LAYOUT.page}")
-    listed = [row["image"] for row in rows]
+    listed = {row["image"]: None for row in rows}
     folder = _folder(root, listed)
     there = {name for name in list_files(root, folder, ".png") if folder != "." or name in listed}
     rows = keep_where(rows, options.where, root / "ecgen-radiology")
@@ -135,6 +126,14 @@ def open_source(location: str, options: SourceOptions) -> OpenI:
         flags=(*(() if views else ("views-unknown",)), *(partial or partial_download((), map(_key, listed), views))),
         known_counts={} if options.where else KNOWN_COUNTS,
     )
+
+
+def _rows(report: Report, views: Mapping[str, str]) -> list[dict[str, str]]:
+    """A row for each image of a report."""
+    view, mesh = "OTHER" if views else "", "; ".join(report.headings)
+    return [
+        {"report": report.uid, "image": image, "view": views.get(_key(image), view), "mesh": mesh} for image in report.images
+    ]
 
 
 def read_report(path: Path) -> Report:
@@ -187,7 +186,7 @@ def _key(image: str) -> str:
     return re.sub(r"^(\d+)_\1_", r"\1_", image.removeprefix("CXR"))
 
 
-def _folder(root: Path, images: list[str]) -> str:
+def _folder(root: Path, images: Collection[str]) -> str:
     """The folder that holds the images. Raises UserError where none does."""
     for folder in FOLDERS:
         if any((root / folder / f"{image}.png").exists() for image in images):
