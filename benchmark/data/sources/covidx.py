@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from benchmark.data.images import read_image
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.layout import Layout, find_root, keep_where, list_files, partial_download, version_of
+from benchmark.data.sources.layout import Layout, draw, find_root, keep_where, list_files, partial_download, version_of
 from benchmark.errors import ImageError, UserError
-from benchmark.types import SPLITS, Record, digest
+from benchmark.types import SPLITS, Record
 
 LAYOUT = Layout(
     name="covidx", title="COVIDx CXR", page="https://www.kaggle.com/datasets/andyczhao/covidx-cxr2", files=("train", "test"),
@@ -88,19 +88,17 @@ def open_source(location: str, options: SourceOptions) -> Covidx:
     records = _records(root, rows, CLASSES[classes], "val" not in lists)
     there = _images(root, lists)
     if there.isdisjoint(record.image for record in records):
-        raise UserError(f"{root} has none of the {len(records)} images in {', '.join(lists)}; unpack the archive there")
+        raise UserError(
+            f"{root} has none of the {len(records)} images in {', '.join(lists)}; unpack the archive of {LAYOUT.page} there"
+        )
     rule = release if "val" in lists else f"{release}-{VAL_RULE}"
     tables = {path.name: path for path in lists.values()}
-    unnamed = any(not record.attributes.get("source") or _names_no_patient(record) for record in records)
     return Covidx(
         root=root,
         version=version_of(rule, tables, options),
         records=records,
         classes=classes,
-        flags=(
-            *(("patients-unknown",) if unnamed else ()),
-            *partial_download((record.image for record in records), there, there),
-        ),
+        flags=(*_unnamed(records), *partial_download((record.image for record in records), there, there)),
         known_counts={} if options.where else KNOWN_COUNTS.get(release, {}),
     )
 
@@ -129,8 +127,13 @@ def _images(root: Path, folders: Iterable[str]) -> frozenset[str]:
     return frozenset(f"{folder}/{name}" for folder in there for name in list_files(root, folder))
 
 
-def _names_no_patient(record: Record) -> bool:
-    return record.patient.partition(":")[2] == PurePosixPath(record.image).stem
+def _unnamed(records: Iterable[Record]) -> tuple[str, ...]:
+    """The flag "patients-unknown" where lines lack a source or repeat the name of the file as the patient."""
+    for record in records:
+        source, _, patient = record.patient.partition(":")
+        if not source or patient == PurePosixPath(record.image).stem:
+            return ("patients-unknown",)
+    return ()
 
 
 def read_list(path: Path, split: str) -> list[dict[str, str]]:
@@ -149,7 +152,9 @@ def read_list(path: Path, split: str) -> list[dict[str, str]]:
         if cells and len(cells) not in (3, 4):
             raise UserError(f"{path} line {number} is not PATIENT FILE CLASS SOURCE; download it again from {LAYOUT.page}")
         if cells and (PurePosixPath(cells[1]).name != cells[1] or "\\" in cells[1]):
-            raise UserError(f"{path} line {number} names {cells[1]!r}, which is not a plain file name; download it again")
+            raise UserError(
+                f"{path} line {number} names {cells[1]!r}, which is not a plain file name; download it again from {LAYOUT.page}"
+            )
         if cells:
             patient, name, word, source = (*cells, "")[:4]
             rows.append({"patient": patient, "filename": name, "class": word, "source": source, "list": split})
@@ -169,14 +174,15 @@ def _records(
         attributes = {"source": row["source"], "class": row["class"], "list": row["list"]}
         if other is not None and other.patient != patient:
             raise UserError(
-                f"the {row['list']} list of {root} has {row['filename']} of {other.patient} and {patient}; get it again"
+                f"the {row['list']} list of {root} has {row['filename']} of {other.patient} and {patient}; "
+                f"get it again from {LAYOUT.page}"
             )
         if other is not None and other.labels != labels:  # listed as both: unknown, and named for verify
             labels, attributes = (
                 (math.nan,) * len(labels),
                 attributes | {"class": f"{other.attributes['class']}, {row['class']}"},
             )
-        val = draw_val and row["list"] == "train" and int(digest([VAL_RULE, patient], 8), 16) < 2**32 // 10
+        val = draw_val and row["list"] == "train" and draw(VAL_RULE, patient) < 1 / 10
         records[uid] = Record(
             uid=uid,
             patient=patient,

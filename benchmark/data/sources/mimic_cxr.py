@@ -104,7 +104,8 @@ def open_source(location: str, options: SourceOptions) -> MimicCxr:
     tables = {kind: _table(root, kind) for kind in ("metadata", "split", "chexpert", "negbio")}
     files = {path.name: path for path in tables.values() if path is not None}
     rows = _rows(_need(tables, "metadata", root), _need(tables, "split", root))
-    listed = {row["subject_id"] for row in rows}
+    listed = frozenset(row["subject_id"] for row in rows)
+    there = _subjects(root, listed)
     rows = keep_where(rows, options.where, Path("metadata and split"))
     studies = {row["study_id"]: row["subject_id"] for row in rows}
     labels = _labels(_need(tables, "chexpert", root))
@@ -119,7 +120,7 @@ def open_source(location: str, options: SourceOptions) -> MimicCxr:
         records=tuple(_records(rows, labels, negbio, texts)),
         flags=(
             *(("no-reports",) if folder is None else ("partial-reports",) if missing else ()),
-            *partial_download((row["subject_id"] for row in rows), listed, _subjects(root)),
+            *partial_download((row["subject_id"] for row in rows), listed, there),
         ),
         known_counts={} if options.where else KNOWN_COUNTS,
     )
@@ -137,11 +138,14 @@ def _find(location: str, options: SourceOptions) -> Path:
     raise refused or UserError(f"--data {LAYOUT.name}: no folder was tried; name one")
 
 
-def _subjects(root: Path) -> frozenset[str]:
-    """Subjects with a folder of images. Raises UserError for a folder that cannot be read or leads out of the root."""
+def _subjects(root: Path, listed: frozenset[str]) -> frozenset[str]:
+    """Subjects with a folder of images. Raises UserError for none listed, or a folder out of reach or out of the root."""
     groups = sorted(name for name in list_files(root, "files") if re.fullmatch(r"p\d\d", name))
     found = (name for group in groups for name in list_files(root, f"files/{group}"))
-    return frozenset(name[1:] for name in found if re.fullmatch(r"p\d+", name))
+    subjects = frozenset(name[1:] for name in found if re.fullmatch(r"p\d+", name))
+    if subjects.isdisjoint(listed):
+        raise UserError(f"{root} has images of none of {len(listed):,} subjects in files/p10 to p19; download them from {PAGE}")
+    return subjects
 
 
 def _table(root: Path, kind: str) -> Path | None:

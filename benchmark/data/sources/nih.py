@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from benchmark.data.images import image_shape, read_image
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, partial_download, read_table, version_of
+from benchmark.data.sources.layout import Layout, draw, find_root, inside, keep_where, partial_download, read_table, version_of
 from benchmark.errors import ImageError, UserError
-from benchmark.types import Box, Record, digest
+from benchmark.types import Box, Record
 
 LISTS = {"train_val_list.txt": "train", "test_list.txt": "test"}
 LAYOUT = Layout(
@@ -134,7 +134,9 @@ def _splits(root: Path) -> dict[str, str]:
             raise UserError(f"{root / name} cannot be read ({error}); download it again from {LAYOUT.page}") from error
         for line in lines:
             if splits.setdefault(line, split) != split:
-                raise UserError(f"{root / name} names {line!r}, which train_val_list.txt names too; download both again")
+                raise UserError(
+                    f"{root / name} names {line!r}, which train_val_list.txt names too; download both again from {LAYOUT.page}"
+                )
     return splits
 
 
@@ -151,12 +153,16 @@ def _boxes(path: Path, names: set[str]) -> dict[str, list[Box]]:
         raise UserError(f"{path} cannot be read ({error}); download it again from {LAYOUT.page}") from error
     found: dict[str, list[Box]] = {}
     if not table or [cell.strip() for cell in table[0][:2]] != ["Image Index", "Finding Label"]:
-        raise UserError(f"{path} does not begin with Image Index,Finding Label,Bbox [x,y,w,h]; download it again")
+        raise UserError(
+            f"{path} does not begin with Image Index,Finding Label,Bbox [x,y,w,h]; download it again from {LAYOUT.page}"
+        )
     for line, cells in enumerate(table[1:], 2):
         if any(cells):
             name, box = _box(cells, f"{path} line {line}")
             if name not in names:
-                raise UserError(f"{path} line {line} names {name!r}, which the table lacks; download both again")
+                raise UserError(
+                    f"{path} line {line} names {name!r}, which the table lacks; download both again from {LAYOUT.page}"
+                )
             found.setdefault(name, []).append(box)
     return found
 
@@ -168,9 +174,14 @@ def _box(cells: list[str], where: str) -> tuple[str, Box]:
     label = {"Infiltrate": "Infiltration"}.get(cells[1].strip(), cells[1].strip())
     x, y, width, height = values
     if label not in BOX_CLASSES:
-        raise UserError(f"{where} has the finding {label!r}, which is not one of {', '.join(BOX_CLASSES)}; download it again")
+        raise UserError(
+            f"{where} has the finding {label!r}, which is not one of {', '.join(BOX_CLASSES)}; "
+            f"download it again from {LAYOUT.page}"
+        )
     if min(x, y) < 0 or min(width, height) <= 0 or max(x + width, y + height) > SIZE:
-        raise UserError(f"{where} has a box without area or outside {SIZE} x {SIZE} pixels; download it again")
+        raise UserError(
+            f"{where} has a box without area or outside {SIZE} x {SIZE} pixels; download it again from {LAYOUT.page}"
+        )
     return cells[0].strip(), Box(label, x, y, x + width, y + height)
 
 
@@ -226,7 +237,9 @@ def _record(
 ) -> Record:
     name, patient, age = row["Image Index"], row["Patient ID"], row["Patient Age"]
     if not re.fullmatch(r"[\w-]+\.png", name, re.ASCII):
-        raise UserError(f"{table} names {name!r}, which is not a file name like 00000001_000.png; download it again")
+        raise UserError(
+            f"{table} names {name!r}, which is not a file name like 00000001_000.png; download it again from {LAYOUT.page}"
+        )
     if name not in splits:
         raise UserError(f"{' and '.join(LISTS)} lack {name!r} of {table.name}; download them again from {LAYOUT.page}")
     findings = set(row["Finding Labels"].split("|"))
@@ -253,4 +266,4 @@ def _record(
 
 
 def _is_val(patient: str) -> bool:
-    return int(digest([VAL_RULE, patient], 8), 16) < 2**32 // 8
+    return draw(VAL_RULE, patient) < 1 / 8

@@ -24,6 +24,7 @@ from benchmark.data.images import image_shape, read_image
 from benchmark.data.sources import SourceOptions
 from benchmark.data.sources.layout import (
     Layout,
+    draw,
     find_root,
     inside,
     keep_where,
@@ -33,7 +34,7 @@ from benchmark.data.sources.layout import (
     version_of,
 )
 from benchmark.errors import ImageError, UserError
-from benchmark.types import Box, Record, digest
+from benchmark.types import Box, Record
 
 LAYOUT = Layout(
     name="object-cxr", title="Object-CXR", page="https://jfhealthcare.github.io/object-CXR/",
@@ -117,7 +118,9 @@ def open_source(location: str, options: SourceOptions) -> ObjectCxr:
     there = {f"{split}/{name}" for split in ("train", "dev") for name in list_files(root, split) if name.endswith(".jpg")}
     listed = {_uid(row) for row in rows}
     if there.isdisjoint(listed):
-        raise UserError(f"{root} has none of the {len(listed)} images in train and dev; unpack train.zip and dev.zip there")
+        raise UserError(
+            f"{root} has none of the {len(listed)} images in train and dev; unpack train.zip and dev.zip of {LAYOUT.page} there"
+        )
     records = _records(root, keep_where(rows, options.where, root / "train.csv"))
     return ObjectCxr(
         root=root,
@@ -134,7 +137,9 @@ def _records(root: Path, rows: list[dict[str, str]]) -> tuple[Record, ...]:
         uid = _uid(row)
         table, name = root / f"{row['official_split']}.csv", uid.partition("/")[2]
         if not name or uid in records:
-            raise UserError(f"{table} has the image {name!r} more than once or without a name; download it again")
+            raise UserError(
+                f"{table} has the image {name!r} more than once or without a name; download it again from {LAYOUT.page}"
+            )
         records[uid] = _record(uid, inside(root, uid, str(table)), row["annotation"], f"{table}, {name}")
     return tuple(records.values())
 
@@ -165,7 +170,7 @@ def _record(uid: str, image: str, annotation: str, where: str) -> Record:
 
 
 def _is_val(uid: str) -> bool:
-    return int(digest([VAL_RULE, uid], 8), 16) < 2**32 // 5
+    return draw(VAL_RULE, uid) < 1 / 5
 
 
 def parse_annotation(text: str, where: str) -> tuple[Shape, ...]:

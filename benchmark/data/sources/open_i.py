@@ -29,6 +29,7 @@ from benchmark.data.images import read_image
 from benchmark.data.sources import SourceOptions
 from benchmark.data.sources.layout import (
     Layout,
+    draw,
     find_root,
     inside,
     keep_where,
@@ -38,7 +39,7 @@ from benchmark.data.sources.layout import (
     version_of,
 )
 from benchmark.errors import ImageError, UserError
-from benchmark.types import Record, digest
+from benchmark.types import Record
 
 LAYOUT = Layout(
     name="open-i", title="Open-i (IU X-ray)", page="https://openi.nlm.nih.gov/faq", files=("ecgen-radiology",), folder="IU-XRay"
@@ -173,7 +174,9 @@ def _views(path: Path) -> dict[str, str]:
     rows = read_table(path, ("filename", "projection"), LAYOUT)
     strange = sorted({row["projection"] for row in rows} - {"Frontal", "Lateral"})
     if strange:
-        raise UserError(f"{path} has the projection {strange[0]!r} beside Frontal and Lateral; download it again")
+        raise UserError(
+            f"{path} has the projection {strange[0]!r} beside Frontal and Lateral; download it again from {LAYOUT.page}"
+        )
     return {_key(row["filename"].removesuffix(".png").removesuffix(".dcm")): row["projection"].upper() for row in rows}
 
 
@@ -216,5 +219,5 @@ def _record(root: Path, folder: str, row: Mapping[str, str], report: Report) -> 
 
 
 def _split(patient: str) -> str:
-    share = int(digest([SPLIT_RULE, patient], 8), 16) / 2**32
+    share = draw(SPLIT_RULE, patient)
     return "train" if share < 0.7 else "val" if share < 0.8 else "test"

@@ -144,7 +144,9 @@ def published_draw(uids: list[str], rule: str) -> dict[str, str]:
     from sklearn.model_selection import train_test_split
 
     if len(uids) < 4:
-        raise UserError(f"the split rule {rule!r} needs 4 images or more and {LABELS} has {len(uids)}; download it again")
+        raise UserError(
+            f"the split rule {rule!r} needs 4 images or more and {LABELS} has {len(uids)}; download it again from {LAYOUT.page}"
+        )
     train, held = train_test_split(sorted(uids), test_size=0.3 if rule == "gloria" else 0.4, random_state=0)
     test, val = train_test_split(held, test_size=0.5, random_state=0)
     return {**dict.fromkeys(train, "train"), **dict.fromkeys(val, "val"), **dict.fromkeys(test, "test")}
@@ -188,7 +190,9 @@ def _add_kinds(path: Path, rows: dict[str, dict[str, str]]) -> None:
         if uid not in rows:
             raise UserError(f"{path} names image {uid!r}, which {LABELS} lacks; download both again from {LAYOUT.page}")
         if kind not in _KINDS or rows[uid].setdefault("class", kind) != kind:
-            raise UserError(f"{path} gives image {uid!r} the class {kind!r}, unknown or a second one; download it again")
+            raise UserError(
+                f"{path} gives image {uid!r} the class {kind!r}, unknown or a second one; download it again from {LAYOUT.page}"
+            )
         if (kind == _KINDS[0]) != (rows[uid]["Target"] == "1"):
             raise UserError(f"{path} gives image {uid!r} the class {kind!r} and {LABELS} Target {rows[uid]['Target']}; "
                             f"download both again from {LAYOUT.page}")  # fmt: skip
@@ -201,7 +205,9 @@ def _files(root: Path, rows: Mapping[str, object]) -> frozenset[str]:
     """The images that are there. Raises UserError if none of the table is, or a link leads out of the folder."""
     found = list_files(root, IMAGES, ".dcm")
     if found.isdisjoint(rows):
-        raise UserError(f"{root / IMAGES} has none of the {len(rows):,} images of {LABELS}; unpack {IMAGES}.zip there")
+        raise UserError(
+            f"{root / IMAGES} has none of the {len(rows):,} images of {LABELS}; unpack {IMAGES}.zip of {LAYOUT.page} there"
+        )
     return found
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from benchmark.data.dicom import dicom_shape, read_dicom, require_pydicom
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, partial_download, read_table, version_of
+from benchmark.data.sources.layout import Layout, draw, find_root, inside, keep_where, partial_download, read_table, version_of
 from benchmark.errors import ImageError, UserError
 from benchmark.types import Record, digest
 
@@ -97,7 +97,7 @@ def open_source(location: str, options: SourceOptions) -> Siim:
     runs = _runs(root / TABLE)
     places = _places(root)
     if not any(uid in places for uid in runs):
-        raise UserError(f"{root / IMAGES} has none of the {len(runs):,} images of {TABLE}; unpack them there")
+        raise UserError(f"{root / IMAGES} has none of the {len(runs):,} images of {TABLE}; unpack those of {LAYOUT.page} there")
     rows = [{"ImageId": uid, "positive": str(int(bool(texts)))} for uid, texts in runs.items()]
     rows = keep_where(rows, options.where, root / TABLE)
     return Siim(
@@ -177,7 +177,7 @@ def _places(root: Path) -> dict[str, str]:
 
 def _record(uid: str, texts: tuple[str, ...], places: dict[str, str]) -> Record:
     path = places.get(uid, f"{IMAGES}/{uid}.dcm")
-    place = int(digest([RULE, uid], 8), 16) / 2**32
+    place = draw(RULE, uid)
     return Record(
         uid=uid,
         patient=uid,

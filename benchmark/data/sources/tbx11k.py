@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from benchmark.data.images import read_image
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, list_files, partial_download, version_of
+from benchmark.data.sources.layout import Layout, draw, find_root, inside, keep_where, list_files, partial_download, version_of
 from benchmark.errors import ImageError, UserError
-from benchmark.types import Box, Record, digest
+from benchmark.types import Box, Record
 
 TABLES = {"train": "annotations/json/TBX11K_train.json", "val": "annotations/json/TBX11K_val.json"}
 LISTS = {"train": "lists/TBX11K_train.txt", "val": "lists/TBX11K_val.txt"}
@@ -98,7 +98,8 @@ def open_source(location: str, options: SourceOptions) -> Tbx11k:
     there = {f"{folder}/{name}" for folder in folders for name in list_files(root, f"imgs/{folder}")}
     if there.isdisjoint(listed):
         raise UserError(
-            f"{root / 'imgs'} has none of the {len(listed)} images in health, sick and tb; unpack the archive again"
+            f"{root / 'imgs'} has none of the {len(listed)} images in health, sick and tb; "
+            f"unpack the archive of {LAYOUT.page} again"
         )
     tables = {name: root / name for name in (*TABLES.values(), *LISTS.values()) if (root / name).exists()}
     kinds = {box.label for record in records for box in record.boxes or ()}
@@ -140,12 +141,14 @@ def _box(image: Mapping[str, Any], kind: str, values: Any, path: Path) -> Box:
     numbers = [float(value) for value in values if type(value) in (int, float)] if isinstance(values, list) else []
     sizes = [float(image[side]) for side in ("width", "height") if type(image.get(side)) in (int, float)]
     if len(numbers) != 4 or len(sizes) != 2 or not all(map(math.isfinite, (*numbers, *sizes))):
-        raise UserError(f"{path}: a box of {image['file_name']} is not four numbers in a sized image; download it again")
+        raise UserError(
+            f"{path}: a box of {image['file_name']} is not four numbers in a sized image; download it again from {LAYOUT.page}"
+        )
     x, y, width, height = numbers
     if min(x, y) < 0 or min(width, height) <= 0 or x + width > sizes[0] + 1 or y + height > sizes[1] + 1:
         raise UserError(
             f"{path}: box {values} of {image['file_name']} has no area or leaves its {sizes[0]:g} x {sizes[1]:g} pixels; "
-            "download it again"
+            f"download it again from {LAYOUT.page}"
         )
     return Box(kind, x, y, min(x + width, sizes[0]), min(y + height, sizes[1]))  # a pixel of rounding is cut off
 
@@ -161,7 +164,8 @@ def _compare(path: Path, names: list[str]) -> None:
     other = sorted(listed ^ set(names))
     if other:
         raise UserError(
-            f"{path} and its annotations differ in {len(other)} images, the first is {other[0]!r}; download both again"
+            f"{path} and its annotations differ in {len(other)} images, the first is {other[0]!r}; download both again from "
+            f"{LAYOUT.page}"
         )
 
 
@@ -174,12 +178,15 @@ def _record(root: Path, row: Mapping[str, str], boxes: tuple[Box, ...]) -> Recor
     kinds = {box.label for box in boxes}
     known = FOLDERS[folder]
     if known is not None and boxes:
-        raise UserError(f"{TABLES[split]} of {root} has boxes in {file!r}, an image without tuberculosis; download it again")
+        raise UserError(
+            f"{TABLES[split]} of {root} has boxes in {file!r}, an image without tuberculosis; download it again from "
+            f"{LAYOUT.page}"
+        )
     drawn = (
         bool(kinds) and UNCERTAIN not in kinds
     )  # an image of tb without a box, or with one of an uncertain kind, tells no kind
     labels = known or (0.0, 0.0, 1.0, *(float(kind in kinds) if drawn else math.nan for kind in (ACTIVE, LATENT)))
-    val = split == "train" and int(digest([VAL_RULE, file], 8), 16) < 2**32 // 8
+    val = split == "train" and draw(VAL_RULE, file) < 1 / 8
     uid = file.removesuffix(".png")
     return Record(
         uid=uid,

@@ -31,9 +31,18 @@ from numpy.typing import NDArray
 
 from benchmark.data.dicom import read_dicom, require_pydicom
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.layout import Layout, find_root, keep_where, list_files, partial_download, read_table, version_of
+from benchmark.data.sources.layout import (
+    Layout,
+    draw,
+    find_root,
+    keep_where,
+    list_files,
+    partial_download,
+    read_table,
+    version_of,
+)
 from benchmark.errors import ImageError, UserError
-from benchmark.types import Box, Record, digest
+from benchmark.types import Box, Record
 
 FOLDERS = ("train", "test")
 TABLES = {
@@ -107,7 +116,9 @@ def open_source(location: str, options: SourceOptions) -> VinDrCxr:
         found = _labels(root / TABLES[f"image_labels_{folder}"])
         both = next((uid for uid in found if uid in labels), None)
         if both is not None:
-            raise UserError(f"image {both!r} is in the tables of train and of test of {root}; download both again")
+            raise UserError(
+                f"image {both!r} is in the tables of train and of test of {root}; download both again from {LAYOUT.page}"
+            )
         labels.update({uid: vote(answers) for uid, answers in found.items()})
         boxes.update(_boxes(root / TABLES[f"annotations_{folder}"], labels))
         rows += [{"image_id": uid, "official_split": folder} for uid in found]
@@ -183,7 +194,9 @@ def _labels(path: Path) -> dict[str, list[tuple[float, ...]]]:
                 f"{len(CLASSES)} columns; download it again from {LAYOUT.page}"
             )
         if (uid, _reader(row)) in seen:
-            raise UserError(f"{path} has image {uid!r} twice by radiologist {_reader(row)!r}; download it again")
+            raise UserError(
+                f"{path} has image {uid!r} twice by radiologist {_reader(row)!r}; download it again from {LAYOUT.page}"
+            )
         seen.add((uid, _reader(row)))
         found.setdefault(uid, []).append(tuple(_ANSWERS[cell] for cell in cells))
     return found
@@ -195,7 +208,9 @@ def _boxes(path: Path, labels: Mapping[str, tuple[float, ...]]) -> dict[str, tup
     for row in read_table(path, ("image_id", "class_name", *_CORNERS), LAYOUT):
         uid, label = row["image_id"], _ALIASES.get(row["class_name"], row["class_name"])
         if uid not in labels:
-            raise UserError(f"{path} names image {uid!r}, which the table of labels lacks; download both again")
+            raise UserError(
+                f"{path} names image {uid!r}, which the table of labels lacks; download both again from {LAYOUT.page}"
+            )
         if label == NO_FINDING:
             continue
         box = _box(row, label)
@@ -229,7 +244,7 @@ def _name(row: Mapping[str, str]) -> str:
 
 def _record(row: Mapping[str, str], labels: tuple[float, ...], boxes: tuple[Box, ...]) -> Record:
     uid, folder = row["image_id"], row["official_split"]
-    val = folder == "train" and int(digest([VAL_RULE, uid], 8), 16) < 2**32 // 5
+    val = folder == "train" and draw(VAL_RULE, uid) < 1 / 5
     return Record(
         uid=uid,
         patient=uid,
