@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmark.data.images import image_shape, read_image, read_mask
-from benchmark.data.sources import SourceOptions, csv_folder
+from benchmark.data.sources import SOURCES, SourceOptions, csv_folder
 from benchmark.types import Record, Source
 from tests import test_chexpert
+from tests.replicas import REPLICAS
 
 SIDE = 48
 CLASSES = ("Edema", "Fracture")
@@ -113,4 +115,12 @@ def chexpert_source(root: Path) -> Source:
     return test_chexpert.opened(folder)
 
 
-SETS: dict[str, Callable[[Path], Source]] = {"csv": csv_source, "chexpert": chexpert_source}
+def replica(name: str, root: Path) -> Source:
+    """A set in its official layout, opened as `--data NAME --data-root ROOT` does."""
+    REPLICAS[name](root)
+    return SOURCES.load(name)("", SourceOptions(root=root))
+
+
+SETS: dict[str, Callable[[Path], Source]] = {
+    "csv": csv_source, "chexpert, its pictures alone": chexpert_source, **{name: partial(replica, name) for name in REPLICAS},
+}  # fmt: skip
