@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.errors import UserError
-from benchmark.types import Features, MethodCard, Recipe
-from methods.base import PRESETS, TowerConfig, VisionLanguage, check_range, tower_preset
+from benchmark.types import PRESETS, Features, MethodCard, Recipe
+from methods.base import TowerConfig, VisionLanguage, check_range, tower_preset
 from methods.encoders import build_image_tower
 from methods.inputs import input_spec
 

@@ -24,8 +24,8 @@ from benchmark import weights
 from benchmark.errors import Unavailable, UserError
 from benchmark.hub import HUB_ERRORS, check_hub, tokenizer_beside
 from benchmark.published import State, rename
-from benchmark.types import Features, InputSpec, MethodCard, Recipe, TextBatch
-from methods.base import PRESETS, check_range
+from benchmark.types import PRESETS, Features, InputSpec, MethodCard, Recipe, TextBatch
+from methods.base import check_range
 from methods.encoders import ImageTower, ViTTower
 from methods.published.transformers_keys import DINOV2, bert_fields, bert_unneeded, depth, has, heads, to_timm, under
 from methods.text_encoder import TextTower

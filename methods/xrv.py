@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from benchmark import store
 from benchmark import weights as checkpoints
 from benchmark.errors import Unavailable, UserError
-from benchmark.types import Features, InputSpec, MethodCard, Recipe
-from methods.base import PRESETS, check_range
+from benchmark.types import PRESETS, Features, InputSpec, MethodCard, Recipe
+from methods.base import check_range
 from methods.encoders import build_image_tower
 
 DEFAULT = "resnet50-res512-all"
