@@ -223,8 +223,8 @@ class Method(typing.Protocol):
 
     encode_text and prepare_text: text; feature_maps and feature_info: dense; loss: trainable. A method that learns from
     reports and cannot encode them (a masked language model, say) has prepare_text alone. `tower_features(images) -> (B, W)`,
-    unprojected, is what probes read where a method has it; `learns_from_labels = True` marks one that trains on labels.
-    Every method is a torch.nn.Module built by `build` from its frozen configuration.
+    unprojected, is what probes read where a method has it; `learns_from_labels = True` marks one that trains on labels;
+    `encode_prompts` and `class_scores` are a zero-shot rule of its own (methods/prior.py). Every method is a torch.nn.Module.
     """
 
     name: ClassVar[str]
