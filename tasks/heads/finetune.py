@@ -103,7 +103,8 @@ class FineTuning:
 
         def loss(rows: Sequence[int], epoch: int) -> Tensor:
             images = self._augmented([records[row] for row in rows], epoch)
-            with self.context.autocast():
+            drawn = (self.protocol.hash, self.context.eval_seed, epoch, records[rows[0]].uid)
+            with seeded("dropout", *drawn), self.context.autocast():
                 logits = self.tuned(images)
             return summed_loss(logits, self.context.to_device(targets[list(rows)]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from math import ceil, cos, inf, nan, pi
 from typing import Any
@@ -17,7 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from benchmark import metrics
 from benchmark.context import Context
 from benchmark.errors import UserError
-from benchmark.repro import seed_of, seeded
+from benchmark.repro import seed_of
 from benchmark.types import Protocol
 
 OPTIMIZERS: Mapping[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -70,7 +70,7 @@ class Problem:
     Args:
         module: on the device; its parameters that require a gradient are trained.
         groups: of these parameters, as torch's optimizers take them; a group without "lr" has that of the training.
-        loss: (rows, epoch) -> scalar sum of the losses of the rows' known labels.
+        loss: (rows, epoch) -> scalar sum of the losses of the rows' known labels; seeds what it draws by itself.
         known: (N,) how many labels of each row are known, at least 1. The loss of a step is its sum over its known labels,
             so that accumulation over parts of a batch gives the gradient of the whole batch.
         uids: N names. evaluate: the selected value on val, nan where undefined; called in eval mode, without gradients.
@@ -83,7 +83,7 @@ class Problem:
     known: Sequence[int]
     uids: Sequence[str]
     evaluate: Callable[[], float]
-    at_once: int = field(default=2**31)
+    at_once: int = 2**31
 
 
 def fit_rounds(problem: Problem, training: Training, seed: str, context: Context) -> None:
@@ -138,7 +138,7 @@ def value_on(scores: NDArray[Any], targets: NDArray[Any], selection: str) -> flo
 
 class _Loop:
     def __init__(self, problem: Problem, training: Training, seed: str, context: Context) -> None:
-        self.problem, self.training, self.context, self.seed = problem, training, context, seed
+        self.problem, self.training, self.context = problem, training, context
         self.optimizer = OPTIMIZERS[training.optimizer](
             problem.groups, lr=training.learning_rate, weight_decay=training.weight_decay,
             betas=(training.beta1, training.beta2),
@@ -188,8 +188,7 @@ class _Loop:
         while True:
             buffers = [item.clone() for item in self.problem.module.buffers()]
             try:
-                with seeded("head step", self.seed, self.context.eval_seed, self.step):
-                    return self._accumulate(rows, epoch)
+                return self._accumulate(rows, epoch)
             except torch.OutOfMemoryError:
                 if min(self.at_once, len(rows)) <= 1:
                     raise
