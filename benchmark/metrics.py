@@ -89,6 +89,16 @@ def confusion(predicted: NDArray[Any], targets: NDArray[Any], weights: Array) ->
     return tp, fp, fn, tn
 
 
+def f1(predicted: NDArray[Any], targets: NDArray[Any], weights: Array) -> Array:
+    """F1 of the positive answer, 2 TP / (2 TP + FP + FN); nan without a positive and a predicted positive."""
+    tp, fp, fn, _ = confusion(predicted, targets, weights)
+    return _f1(tp, fp, fn)
+
+
+def _f1(tp: Array, fp: Array, fn: Array) -> Array:
+    return _divide(2 * tp, 2 * tp + fp + fn)
+
+
 def macro(per_class: list[Array]) -> Array:
     """Mean over the classes that are defined, draw by draw; nan where none is."""
     stacked = np.stack(per_class)
@@ -135,7 +145,7 @@ def multilabel(
     found["auroc"] = macro(areas)
     found["average_precision"] = macro(precisions)
     found["accuracy"] = macro([_divide(tp + tn, tp + fp + fn + tn) for tp, fp, fn, tn in tables])
-    found["f1"] = macro([_divide(2 * tp, 2 * tp + fp + fn) for tp, fp, fn, _ in tables])
+    found["f1"] = macro([_f1(tp, fp, fn) for tp, fp, fn, _ in tables])
     found["defined_classes"] = (~np.isnan(np.stack(areas))).sum(axis=0).astype(float)
     found |= {f"auroc/{name}": area for name, area in zip(classes, areas, strict=True)}
     found |= {f"average_precision/{name}": value for name, value in zip(classes, precisions, strict=True)}
