@@ -2,8 +2,7 @@
 
 Pure functions of text. Sources of the header names: the section parser that MIT-LCP publishes for MIMIC-CXR (names and how
 often each occurs), the section titles of NegBio (ncbi-nlp/NegBio@073199e2), the reports of Open-i, and the columns of CheXpert
-Plus. Where the rules here differ from the parser of
-MIMIC-CXR, the difference is named in `parse_sections`.
+Plus. Where the rules here differ from the parser of MIMIC-CXR, the difference is named in `parse_sections`.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from benchmark.data.gray import DECODING
 from benchmark.data.images import read_image
+from benchmark.data.sections import PARSER
 from benchmark.data.sources import SourceOptions
 from benchmark.errors import ImageError, UserError
 from benchmark.registry import unknown
@@ -224,7 +225,6 @@ def keep_where(rows: list[dict[str, str]], where: Iterable[tuple[str, str]], pat
 
 
 def version_of(release: str, tables: Mapping[str, Path], options: SourceOptions) -> str:
-    """RELEASE-DIGEST: the digest covers the bytes of the tables, the filter and how files are decoded, not the images, which
-    `verify` decodes."""
+    """RELEASE-DIGEST: of the bytes of the tables, the filter, how files are decoded and reports cut; `verify` reads images."""
     found = {name: sha256(path.read_bytes()).hexdigest() for name, path in sorted(tables.items())}
-    return f"{release}-{digest([found, sorted(options.where), DECODING], 8)}"
+    return f"{release}-{digest([found, sorted(options.where), DECODING, PARSER], 8)}"

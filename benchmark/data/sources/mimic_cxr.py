@@ -24,7 +24,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.data.sections import PARSER, report_sections
+from benchmark.data.sections import report_sections
 from benchmark.data.sources import SourceOptions
 from benchmark.data.sources.chexpert import CLASSES, read_labels, settle
 from benchmark.data.sources.layout import (
@@ -206,11 +206,11 @@ def _labels(path: Path) -> dict[str, tuple[tuple[float, ...], str]]:
 
 
 def _version(release: str, files: Mapping[str, Path], options: SourceOptions, texts: Mapping[str, str | None]) -> str:
-    """The version of the tables, with a digest of the reports and the parser of their sections where there are any."""
+    """The version of the tables, with a digest of the reports where there are any."""
     version = version_of(release, files, options)
     if not texts:
         return version
-    found = sha256(f"{PARSER}".encode())
+    found = sha256()
     for study, text in sorted(texts.items()):
         found.update(f"\n{study} {-1 if text is None else len(text)} {text or ''}".encode())
     return f"{version}-{found.hexdigest()[:8]}"
