@@ -84,7 +84,7 @@ class PRIOR(VisionLanguage):
     """Global, local and prototype alignment of images and reports, and the reconstruction of both."""
 
     name: ClassVar[str] = "prior"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: sentences of `split_sentences` keep the number of their list item, and more
     card: ClassVar[MethodCard] = MethodCard(
         title="PRIOR", paper="https://arxiv.org/abs/2307.12577", year=2023, license="Apache-2.0",
         pretraining_data=("MIMIC-CXR",), protocol="prior-5fold",
