@@ -60,7 +60,7 @@ def canvases(records: Sequence[Record], spec: InputSpec, data: Dataset, context:
         made.append(canvas)
     lost = len(failed) + len(readable) - len(kept)
     if lost:
-        context.notes["fit_rows_unreadable"] = lost
+        context.notes["fit_rows_unreadable"] = int(context.notes.get("fit_rows_unreadable") or 0) + lost  # of train and val
     return tuple(kept), torch.from_numpy(np.stack(made)) if made else torch.empty(0, dtype=torch.uint8)
 
 
