@@ -30,11 +30,12 @@ LIMIT = 10_000  # rows: scores of all pairs are held, 0.4 GB
 
 def check(data: Dataset, protocol: Protocol) -> None:
     """Raises Unsupported where the set lacks a class, or has fewer than two such rows with a report, or too many."""
-    rows = len(_rows(of_protocol(data, protocol), protocol))
+    narrow = of_protocol(data, protocol)
+    alone, rows = len(one_class_rows(narrow, protocol, "test")), len(_rows(narrow, protocol))
     if not 2 <= rows <= LIMIT:
         raise Unsupported(
-            f"{protocol.name} needs from 2 to {LIMIT:,} test images with a report and exactly one of its classes, "
-            f"and {data.name} has {rows:,}; --split 5x200-mgca or --where choose others"
+            f"{protocol.name} needs from 2 to {LIMIT:,} test images with exactly one of its classes and a report, "
+            f"and {data.name} has {alone:,} with one class, {rows:,} of them with a report"
         )
 
 

@@ -31,11 +31,11 @@ def similarities(
     """(N, M) float32, higher is nearer; equal texts in equal batches have equal scores.
 
     Args:
-        records: N images that can be read, at least one. texts: M, each once.
+        records: N images that can be read. texts: M, each once.
         kind: "pooled", the inner product of the pooled vectors; "method", the method's similarity with all it encodes.
 
     Raises:
-        UserError: features or similarities are not finite (uids named).
+        UserError: there is no image, or features or similarities are not finite (uids named).
     """
     if kind == "method" and _reads_tokens(method, data, records, texts, context):
         parts = [_full(part) for part in embed_text_tokens(method, texts, context)]
@@ -93,7 +93,9 @@ def _full(features: Features) -> Features:
 
 @torch.inference_mode()
 def _reads_tokens(method: Any, data: Dataset, records: Sequence[Record], texts: Sequence[str], context: Context) -> bool:
-    """Whether the method's similarity is another one with tokens than the inner product of pooled vectors."""
+    """Whether the method's similarity is another one with tokens than the inner product of pooled vectors, seen on a few."""
+    if not records:
+        return False
     data.pixels(method.input, context)
     image = _encoded(method, data, records[:PROBED], context)
     with context.autocast():

@@ -171,8 +171,8 @@ def test_a_set_without_classes_or_reports_or_with_too_many_rows_is_unsupported(
         Retrieval().check(Dataset(ToySource(20)), PROTOCOL)
     bare: Any = FiveSource()
     bare.records = tuple(replace(record, sections={}) for record in bare.records)
-    with pytest.raises(Unsupported, match="five has 0"):
+    with pytest.raises(Unsupported, match="five has 20 with one class, 0 of them with a report"):
         Retrieval().check(Dataset(bare), PROTOCOL)
     monkeypatch.setattr(class_match, "LIMIT", 19)
-    with pytest.raises(Unsupported, match="five has 20"):
+    with pytest.raises(Unsupported, match="five has 20 with one class, 20 of them"):
         Retrieval().check(data, PROTOCOL)

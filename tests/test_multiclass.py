@@ -19,7 +19,7 @@ from sklearn import metrics as sk
 from benchmark import metrics
 from benchmark.data.dataset import Dataset
 from benchmark.data.sources import SOURCES
-from benchmark.errors import Unsupported
+from benchmark.errors import Unsupported, UserError
 from benchmark.types import Features, Predictions, Protocol, digest
 from methods.prior_alignment import zero_shot_scores
 from tasks import multiclass
@@ -385,6 +385,16 @@ def test_prompts_over_the_text_limit_are_counted(bench: Bench, data: Dataset) ->
     texts = {text for name in FIVE for text in PHRASE_GRIDS["gloria-grid"].prompts(name)}
     expected = bench.method.prepare_text(sorted(texts)).truncated
     assert context.notes["texts_truncated"] == expected > 0
+
+
+@EVERY
+def test_a_test_split_without_a_readable_image_is_refused_in_one_sentence(protocol: Protocol, cache: Path) -> None:
+    source = FiveSource(version="broken")
+    source.broken = tuple(record.uid for record in source.records)
+    for name in ("random", "prior"):
+        bench = BenchOf(cache, name)
+        with pytest.raises(UserError, match="no row of this split could be read"):
+            bench.run(ZeroShot(), protocol, Dataset(source))
 
 
 # ------------------------------------------------------------------------------------------- command line
