@@ -166,6 +166,22 @@ def test_heads_train_on_images_with_and_without_boxes_and_predict_finite_boxes(
     assert capfd.readouterr().out == ""  # mmengine prints every initialized parameter
 
 
+@pytest.mark.parametrize("name", ["yolov3-mgca", "fcos-frozen", "faster-rcnn-frozen"])
+def test_the_loss_of_a_batch_falls_to_less_than_half(name: str) -> None:
+    head, maps = drawn_head(small(LITERALS[name]), VIT), native(VIT, (64, 64))
+    boxes = [np.array([[3.0, 4, 30, 40, 1]]), np.array([[20.0, 30, 50, 60, 0], [2, 2, 14, 20, 1]])]
+    optimizer, seen = torch.optim.AdamW(head.parameters(), lr=1e-2), []
+    with torch.random.fork_rng():
+        for _ in range(25):
+            optimizer.zero_grad()
+            total = sum(head.losses(maps, boxes).values())
+            assert isinstance(total, Tensor)
+            total.backward()
+            optimizer.step()
+            seen.append(total.item())
+    assert seen[-1] < seen[0] / 2
+
+
 def test_a_vit_of_another_size_than_it_was_made_for_gives_boxes_all_over_the_canvas() -> None:
     """The one map of stride 14 at 70 pixels: five positions, a pyramid of 9, 5 and 3."""
     head = drawn_head(small(LITERALS["yolov3-lovt"], confidence=0.0), ((12, 14),), size=70)
