@@ -106,25 +106,42 @@ def embed_towers(method: Any, data: Dataset, records: Sequence[Record], context:
     return _once(key, context, compute)
 
 
-@torch.inference_mode()
 def embed_texts(method: Any, texts: Sequence[str], context: Context) -> Features:
     """Pooled features (N, D) float32 on the CPU, L2-normalised. Texts over the method's limit are counted in the notes."""
+    return Features(_embed_texts(method.encode_text, method, texts, context, None))
+
+
+def embed_text_tokens(method: Any, texts: Sequence[str], context: Context, encode: Any = None) -> list[Features]:
+    """Features with tokens on the device, batch by batch, each as wide as its longest text; counts as `embed_texts`.
+
+    Args:
+        encode: tokens -> features; the method's `encode_text` where it is None.
+    """
+    parts: list[Features] = []
+    _embed_texts(encode or method.encode_text, method, texts, context, parts)
+    return parts
+
+
+@torch.inference_mode()
+def _embed_texts(encode: Any, method: Any, texts: Sequence[str], context: Context, parts: list[Features] | None) -> Tensor:
     truncated = 0
 
     def call(rows: range) -> Tensor:
         nonlocal truncated
         batch = method.prepare_text([texts[row] for row in rows])
         with context.autocast():
-            pooled = torch.as_tensor(method.encode_text(batch.to(context.device)).pooled)
+            found = encode(batch.to(context.device))
         truncated += batch.truncated  # not before: rows are encoded again when memory runs out
-        return pooled
+        if parts is not None:
+            parts.append(found)
+        return torch.as_tensor(found.pooled)
 
     rates = list(context.meter.rates)
     with context.meter.phase("features"):
         pooled = in_batches(len(texts), context, call, "encode texts")
     context.meter.rates = rates  # the throughput is of images
     context.notes["texts_truncated"] = int(context.notes.get("texts_truncated") or 0) + truncated
-    return Features(pooled)
+    return pooled
 
 
 def _once(key: tuple[Any, ...], context: Context, compute: Callable[[], Tensor]) -> Tensor:

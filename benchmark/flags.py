@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from benchmark.data.dataset import Dataset
+from benchmark.data.families import overlaps, saw_test
 from benchmark.plan import Cell
-from benchmark.published import overlaps, saw_test
 from benchmark.types import Predictions
 
 
 def flags_of(cell: Cell, data: Dataset, predictions: Predictions) -> tuple[str, ...]:
-    """The flags of a cell: those of its data set, then "degenerate", "partial", "overlap" and "labels" where they hold."""
-    degenerate = getattr(cell.task, "degenerate", None)
+    """The flags of a cell: those of its data set and protocol, "degenerate", "partial", "overlap", "labels" where they hold.
+
+    A family's `flags(protocol)`, where it has that, are those of the protocol.
+    """
+    degenerate, of_protocol = (getattr(cell.task, name, None) for name in ("degenerate", "flags"))
     found = list(data.source.flags)
+    if of_protocol is not None:
+        found += of_protocol(cell.protocol)
     if degenerate is not None and degenerate(predictions, cell.protocol):
         found.append("degenerate")
     if predictions.skipped:

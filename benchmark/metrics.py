@@ -89,6 +89,16 @@ def confusion(predicted: NDArray[Any], targets: NDArray[Any], weights: Array) ->
     return tp, fp, fn, tn
 
 
+def f1(predicted: NDArray[Any], targets: NDArray[Any], weights: Array) -> Array:
+    """F1 of the positive answer, 2 TP / (2 TP + FP + FN); nan without a positive and a predicted positive."""
+    tp, fp, fn, _ = confusion(predicted, targets, weights)
+    return _f1(tp, fp, fn)
+
+
+def _f1(tp: Array, fp: Array, fn: Array) -> Array:
+    return _divide(2 * tp, 2 * tp + fp + fn)
+
+
 def macro(per_class: list[Array]) -> Array:
     """Mean over the classes that are defined, draw by draw; nan where none is."""
     stacked = np.stack(per_class)
@@ -135,10 +145,73 @@ def multilabel(
     found["auroc"] = macro(areas)
     found["average_precision"] = macro(precisions)
     found["accuracy"] = macro([_divide(tp + tn, tp + fp + fn + tn) for tp, fp, fn, tn in tables])
-    found["f1"] = macro([_divide(2 * tp, 2 * tp + fp + fn) for tp, fp, fn, _ in tables])
+    found["f1"] = macro([_f1(tp, fp, fn) for tp, fp, fn, _ in tables])
     found["defined_classes"] = (~np.isnan(np.stack(areas))).sum(axis=0).astype(float)
     found |= {f"auroc/{name}": area for name, area in zip(classes, areas, strict=True)}
     found |= {f"average_precision/{name}": value for name, value in zip(classes, precisions, strict=True)}
+    return found
+
+
+def multiclass(predicted: NDArray[Any], targets: NDArray[Any], classes: tuple[str, ...], weights: Array) -> dict[str, Array]:
+    """The metrics of rows that have one class each, from the expected table of true by predicted classes.
+
+    Args:
+        predicted: (N, K), the share of each class in a row's answer, rows summing to 1: one 1, or 1/m for m tied classes.
+        targets: (N,) int, the true class.
+
+    Returns:
+        accuracy; precision, recall, f1, each the mean over the classes that rows of positive weight have (a class that is
+        never predicted has precision 0, as in scikit-learn); kappa (Cohen, unweighted), nan where one class is all there is
+        on both sides; recall/<class>.
+    """
+    table = np.stack([weights[:, targets == k] @ predicted[targets == k] for k in range(len(classes))], axis=1)  # (R, K, K)
+    right, true, given = np.diagonal(table, axis1=1, axis2=2), table.sum(axis=2), table.sum(axis=1)
+    total = true.sum(axis=1)
+    recall = _divide(right, true)
+    precision = np.where(true > 0, np.nan_to_num(_divide(right, given)), np.nan)
+    f1 = np.where(true > 0, _divide(2 * right, true + given), np.nan)
+    observed, expected = _divide(right.sum(axis=1), total), _divide((true * given).sum(axis=1), total**2)
+    found = {"accuracy": observed}
+    found |= {name: macro(list(values.T)) for name, values in (("precision", precision), ("recall", recall), ("f1", f1))}
+    found["kappa"] = _divide(observed - expected, 1 - expected)
+    return found | {f"recall/{name}": values for name, values in zip(classes, recall.T, strict=True)}
+
+
+def precision_at(k: int, scores: NDArray[Any], right: NDArray[np.bool_]) -> Array:
+    """Expected share of right candidates among the first k, over all orders of ties, (Q,); nan where there are fewer than k.
+
+    Args:
+        scores, right: (Q, C).
+    """
+    if k > scores.shape[1]:
+        return np.full(len(scores), np.nan)
+    level = np.partition(scores, -k, axis=1)[:, [-k]]  # of the candidate at place k
+    above, tied = scores > level, scores == level
+    places = k - above.sum(axis=1)
+    return np.asarray(((above & right).sum(axis=1) + places * (tied & right).sum(axis=1) / tied.sum(axis=1)) / k)
+
+
+def expected_average_precision(scores: NDArray[Any], right: NDArray[np.bool_]) -> Array:
+    """Mean over a query's right candidates of the precision at their place, expected over all orders of ties, (Q,).
+
+    Of n tied candidates with p right ones, behind `before` candidates with c right ones, place i holds a right one with p/n,
+    and then c + 1 + (i - 1)(p - 1)/(n - 1) right ones stand up to it (McSherry and Najork, ECIR 2008). nan where none is right.
+
+    Args:
+        scores, right: (Q, C).
+    """
+    found = np.full(len(scores), np.nan)
+    for query in np.flatnonzero(right.any(axis=1)):
+        order = np.argsort(-scores[query], kind="stable")
+        ranked, hits = scores[query][order], right[query][order].astype(float)
+        starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+        size = np.diff(np.r_[starts, len(ranked)])
+        among = np.add.reduceat(hits, starts)
+        before = np.cumsum(among) - among
+        n, p, c, first = (np.repeat(item, size) for item in (size, among, before, starts))
+        place = np.arange(len(ranked))
+        upto = c + 1 + (place - first) * (p - 1) / np.maximum(n - 1, 1)
+        found[query] = (p / n * upto / (place + 1)).sum() / hits.sum()
     return found
 
 

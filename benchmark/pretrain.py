@@ -26,7 +26,7 @@ from benchmark.data.transform import augment, to_input
 from benchmark.errors import UserError
 from benchmark.meter import count_gmacs, count_parameters
 from benchmark.schedule import learning_rate, stage_at, stages
-from benchmark.types import Batch, Cost, PretrainSpec, Recipe, Record, Step, plain, reads_reports
+from benchmark.types import NOT_FRONTAL, Batch, Cost, PretrainSpec, Recipe, Record, Step, plain, reads_reports
 
 if TYPE_CHECKING:
     from benchmark.context import Context
@@ -60,7 +60,7 @@ def read_pretrained(folder: Path) -> Pretrained | None:
 
 def training_rows(data: Dataset, with_text: bool) -> tuple[Record, ...]:
     """Training records that a method can learn from: not lateral, and with a report where the method reads text."""
-    rows = tuple(record for record in data.rows("train") if record.view != "LATERAL")
+    rows = tuple(record for record in data.rows("train") if record.view not in NOT_FRONTAL)
     texts = data.texts(rows, REPORT)
     return tuple(record for record, text in zip(rows, texts, strict=True) if text or not with_text)
 

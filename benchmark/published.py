@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -18,9 +18,6 @@ from benchmark import weights
 from benchmark.errors import UserError
 from benchmark.hub import tokenizer_beside
 from benchmark.types import Scalar
-
-if TYPE_CHECKING:
-    from benchmark.data.dataset import Dataset
 
 State = Mapping[str, Tensor]
 
@@ -78,52 +75,6 @@ def tokenizer_of(layout: Layout, state: State, file: Path) -> Tokenizer:
             f"{tokenizer.get_vocab_size()}; put its own tokenizer.json or vocab.txt beside it"
         )
     return tokenizer
-
-
-FAMILIES = {  # a data set -> how its name is written, in letters and digits
-    "chestxray14": ("chestxray14", "chestxray8", "cxr14", "nih"),
-    "mimic": ("mimic",),
-    "chexpert": ("chexpert",),
-    "rsna": ("rsna",),
-    "siim": ("siim",),
-    "open-i": ("openi", "iuxray", "iuxr", "indiana"),
-    "vindr": ("vindr",),
-    "padchest": ("padchest",),
-    "brax": ("brax",),
-    "covidx": ("covidx",),
-    "tbx11k": ("tbx11k",),
-    "object-cxr": ("objectcxr",),
-    "imagenet": ("imagenet",),
-}
-TAKEN_FROM = {"rsna": ("chestxray14",), "siim": ("chestxray14",), "covidx": ("rsna", "chestxray14", "siim")}
-
-
-def overlaps(pretraining_data: Sequence[str], dataset: str) -> bool:
-    """Whether weights were trained on images of a data set, judged by names: RSNA and SIIM took theirs from ChestX-ray14.
-
-    The split does not matter: authors did not always keep the official one.
-    """
-    seen = {family for name in pretraining_data for family in _families(name)}
-    return bool(seen & _families(dataset))
-
-
-def saw_test(corpus: Dataset, data: Dataset) -> bool:
-    """Whether pretraining on one data set may have seen test images of another.
-
-    Of one set under two splits, patients tell; of two sets, their names do, as in `overlaps`.
-    """
-    if corpus is data:
-        return False
-    if corpus.name != data.name:
-        return overlaps((corpus.name,), data.name)
-    taught = {record.patient for record in corpus.rows("train")}
-    return any(record.patient in taught for record in data.rows("test"))
-
-
-def _families(name: str) -> set[str]:
-    letters = "".join(letter for letter in name.lower() if letter.isalnum())
-    named = {family for family, spellings in FAMILIES.items() if any(spelling in letters for spelling in spellings)}
-    return named | {source for family in named for source in TAKEN_FROM.get(family, ())} | ({letters} if not named else set())
 
 
 def rename(state: State, prefixes: Mapping[str, str], unneeded: Sequence[str] = ()) -> Converted:

@@ -30,6 +30,7 @@ Scalar = str | int | float | bool | None
 Status = Literal["ok", "failed", "unsupported", "unavailable"]
 SPLITS = ("train", "val", "test")
 PRESETS = ("quick", "small", "paper")
+NOT_FRONTAL = ("LATERAL", "OTHER")  # views that a protocol of frontal images leaves out
 
 
 def canonical_json(value: object) -> str:
@@ -83,7 +84,7 @@ class Record:
     study: str  # the unit of image-report pairs
     split: str  # "train" | "val" | "test"
     image: str  # POSIX path inside the source's root, or a generator's index
-    view: str = ""  # "PA" | "AP" | "FRONTAL" | "LATERAL" | "" unknown
+    view: str = ""  # "PA" | "AP" | "FRONTAL" | "LATERAL" | "OTHER" none of these, by its source | "" not stated
     sections: Mapping[str, str] = field(default_factory=dict)  # findings, impression, report, ...
     labels: tuple[float, ...] = ()  # (K,) as Source.classes: 1, 0, nan = unknown
     boxes: tuple[Box, ...] | None = None  # None: not annotated; (): annotated, and none there
@@ -222,8 +223,8 @@ class Method(typing.Protocol):
 
     encode_text and prepare_text: text; feature_maps and feature_info: dense; loss: trainable. A method that learns from
     reports and cannot encode them (a masked language model, say) has prepare_text alone. `tower_features(images) -> (B, W)`,
-    unprojected, is what probes read where a method has it; `learns_from_labels = True` marks one that trains on labels.
-    Every method is a torch.nn.Module built by `build` from its frozen configuration.
+    unprojected, is what probes read where a method has it; `learns_from_labels = True` marks one that trains on labels;
+    `encode_prompts` and `class_scores` are a zero-shot rule of its own (methods/prior.py). Every method is a torch.nn.Module.
     """
 
     name: ClassVar[str]
@@ -318,7 +319,7 @@ class Protocol:
     task: str
     primary: str  # the metric that ranks
     higher_is_better: bool = True
-    views: Literal["frontal", "all"] = "frontal"  # frontal: lateral images are left out, unknown views stay
+    views: Literal["frontal", "all"] = "frontal"  # frontal: NOT_FRONTAL are left out, "" stays
     one_per_study: bool = False  # the first image of a study in the order of uids
     text: tuple[str, ...] = ()  # sections joined in this order; the first group present wins
     fractions: tuple[float, ...] = (1.0,)  # of the training patients, nested

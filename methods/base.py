@@ -11,13 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.errors import UserError
-from benchmark.types import Features, InputSpec, Recipe, TextBatch
+from benchmark.types import PRESETS, Features, InputSpec, Recipe, TextBatch
 from methods.aggregation import AGGREGATORS, ALIGNMENTS, QUERIES, Alignment
 from methods.encoders import ImageTower, build_image_tower
 from methods.inputs import input_spec, pixel_stats
 from methods.text_encoder import TextTower
-
-PRESETS = ("quick", "small", "paper")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.errors import UserError
-from benchmark.types import Features, MethodCard, Recipe
-from methods.base import PRESETS, TowerConfig, VisionLanguage, check_range, tower_preset
+from benchmark.types import PRESETS, Features, MethodCard, Recipe
+from methods.base import TowerConfig, VisionLanguage, check_range, tower_preset
 from methods.encoders import build_image_tower
 from methods.inputs import input_spec
 
@@ -48,7 +48,7 @@ class ImageNet(nn.Module):
     """ImageNet weights from timm; images only."""
 
     name: ClassVar[str] = "imagenet"
-    version: ClassVar[int] = 2  # 2: pixel statistics of the model's own weights
+    version: ClassVar[int] = 3  # 3: probes read features before they are normalised
     card: ClassVar[MethodCard] = MethodCard(title="ImageNet (timm)", pretraining_data=("ImageNet-1k",))
 
     def __init__(self, config: ImageNetConfig) -> None:
@@ -73,9 +73,14 @@ class ImageNet(nn.Module):
     def encode_image(self, images: Tensor) -> Features:
         """images (B, 3, h, w) float32 -> pooled (B, D): the class token, or the mean of the positions; tokens (B, P, D)."""
         tokens = self.tower.forward_tokens(images)
-        local = tokens[:, self.tower.prefix :]
-        pooled = tokens[:, 0] if self.tower.prefix else local.mean(dim=1)
-        return Features(F.normalize(pooled.float(), dim=-1), local, None)
+        return Features(F.normalize(self._pooled(tokens), dim=-1), tokens[:, self.tower.prefix :], None)
+
+    def tower_features(self, images: Tensor) -> Tensor:
+        """images (B, 3, h, w) float32 -> (B, D) float32, what probes read: pooled and not normalised."""
+        return self._pooled(self.tower.forward_tokens(images))
+
+    def _pooled(self, tokens: Tensor) -> Tensor:
+        return (tokens[:, 0] if self.tower.prefix else tokens.mean(dim=1)).float()
 
     def feature_maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """images (B, 3, h, w) -> maps as `feature_info` says, strides 4 to 32 for a ResNet."""

@@ -25,7 +25,7 @@ class BioViLT(HubTextModel):
     """ResNet-50 and CXR-BERT, contrasted on reports with what came before; here one image at a time."""
 
     name: ClassVar[str] = "biovil_t"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: probes read the tower before any projection
     repository: ClassVar[str] = "microsoft/BiomedVLP-BioViL-T"
     card: ClassVar[MethodCard] = MethodCard(
         title="BioViL-T", paper="https://arxiv.org/abs/2301.04558", year=2023, license="MIT", pretraining_data=("MIMIC-CXR",)
@@ -64,6 +64,10 @@ class BioViLT(HubTextModel):
         fused = torch.cat([static, self.no_previous.expand_as(static)], dim=1)
         tokens = self.projector(fused).flatten(2).transpose(1, 2)  # (B, D, h, w) -> (B, P, D)
         return Features(F.normalize(tokens.float().mean(dim=1), dim=-1), tokens, None)
+
+    def tower_features(self, images: Tensor) -> Tensor:
+        """images (B, 3, h, w) -> (B, D) float32, what probes read: the mean of the ResNet's last map."""
+        return self.image_tower.maps(images)[-1].float().mean(dim=(2, 3))
 
     def encode_text(self, text: TextBatch) -> Features:
         """(B, T) tokens -> pooled (B, D) of [CLS]."""

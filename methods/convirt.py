@@ -63,7 +63,7 @@ class ConVIRT(VisionLanguage):
     """Mean of the image tokens, maximum of the text tokens, a head of two layers on each."""
 
     name: ClassVar[str] = "convirt"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: sentences of `split_sentences` keep the number of their list item, and more
     card: ClassVar[MethodCard] = MethodCard(
         title="ConVIRT",
         paper="https://arxiv.org/abs/2010.00747",

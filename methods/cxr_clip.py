@@ -59,7 +59,7 @@ class CXRCLIP(VisionLanguage):
     """Image and text towers, a linear map of each, and contrast between all views of a pair."""
 
     name: ClassVar[str] = "cxr_clip"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: sentences of `split_sentences` keep the number of their list item, and more
     card: ClassVar[MethodCard] = MethodCard(
         title="CXR-CLIP",
         paper="https://arxiv.org/abs/2310.13292",

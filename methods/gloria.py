@@ -82,7 +82,7 @@ class GLoRIA(VisionLanguage):
     """Regions and words, and the mean of each, in the space of the text tower."""
 
     name: ClassVar[str] = "gloria"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: sentences of `split_sentences` keep the number of their list item, and more
     card: ClassVar[MethodCard] = MethodCard(
         title="GLoRIA",
         paper="https://openaccess.thecvf.com/content/ICCV2021/html/Huang_GLoRIA_A_Multimodal_Global-Local_Representation_"

@@ -150,6 +150,6 @@ def standardize(scores: Tensor, dim: int = 0) -> Tensor:
     """Each column less its mean, by its standard deviation over `dim` (divided by the number, not by one less).
 
     What the official code does to class scores over all images and to both similarities over all candidates; the result
-    depends on which they are, so no evaluation here does it.
+    depends on which they are, so that only the protocol zeroshot-5x200-gloria does it, with the flag "transductive".
     """
     return (scores - scores.mean(dim=dim, keepdim=True)) / scores.std(dim=dim, keepdim=True, correction=0)

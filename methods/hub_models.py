@@ -24,8 +24,8 @@ from benchmark import weights
 from benchmark.errors import Unavailable, UserError
 from benchmark.hub import HUB_ERRORS, check_hub, tokenizer_beside
 from benchmark.published import State, rename
-from benchmark.types import Features, InputSpec, MethodCard, Recipe, TextBatch
-from methods.base import PRESETS, check_range
+from benchmark.types import PRESETS, Features, InputSpec, MethodCard, Recipe, TextBatch
+from methods.base import check_range
 from methods.encoders import ImageTower, ViTTower
 from methods.published.transformers_keys import DINOV2, bert_fields, bert_unneeded, depth, has, heads, to_timm, under
 from methods.text_encoder import TextTower
@@ -152,7 +152,7 @@ class BiomedCLIP(HubTextModel):
     """ViT-B/16 and PubMedBERT, contrasted on figures and captions of PubMed Central; open_clip's layout."""
 
     name: ClassVar[str] = "biomedclip"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: probes read the tower before any projection
     repository: ClassVar[str] = "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
     card: ClassVar[MethodCard] = MethodCard(
         title="BiomedCLIP", paper="https://arxiv.org/abs/2303.00915", year=2023, license="MIT", pretraining_data=("PMC-15M",)
@@ -187,6 +187,10 @@ class BiomedCLIP(HubTextModel):
         tokens = self.image_projection(self.image_tower.forward_tokens(images))
         return Features(F.normalize(tokens[:, 0].float(), dim=-1), tokens[:, 1:], None)
 
+    def tower_features(self, images: Tensor) -> Tensor:
+        """images (B, 3, h, w) -> (B, D) float32, what probes read: the class token of the tower."""
+        return self.image_tower.forward_tokens(images)[:, 0].float()
+
     def encode_text(self, text: TextBatch) -> Features:
         """(B, T) tokens -> pooled (B, D) of [CLS]."""
         pooled = self.text_projection(self.text_tower(text.ids, text.mask)[:, 0])
@@ -197,7 +201,7 @@ class RadDino(HubModel):
     """A DINOv2 that went on with chest X-rays and without reports; images only."""
 
     name: ClassVar[str] = "rad_dino"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: probes read the tower before any projection
     repository: ClassVar[str] = "microsoft/rad-dino"
     card: ClassVar[MethodCard] = MethodCard(
         title="RAD-DINO",
@@ -242,3 +246,7 @@ class RadDino(HubModel):
         """images (B, 3, h, w) float32 -> pooled (B, D) of the class token, tokens (B, P, D)."""
         tokens = self.image_tower.forward_tokens(images)
         return Features(F.normalize(tokens[:, 0].float(), dim=-1), tokens[:, 1:], None)
+
+    def tower_features(self, images: Tensor) -> Tensor:
+        """images (B, 3, h, w) -> (B, D) float32, what probes read: the class token of the tower."""
+        return self.image_tower.forward_tokens(images)[:, 0].float()

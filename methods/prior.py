@@ -34,6 +34,7 @@ from methods.prior_alignment import (
     resize_reports,
     text_local_loss,
     token_map,
+    zero_shot_scores,
 )  # fmt: skip
 from methods.prior_config import PRIORConfig, check_divides
 from methods.prior_prototypes import PrototypeBank, divergence, prototype_loss, temperature_at
@@ -83,7 +84,7 @@ class PRIOR(VisionLanguage):
     """Global, local and prototype alignment of images and reports, and the reconstruction of both."""
 
     name: ClassVar[str] = "prior"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: sentences of `split_sentences` keep the number of their list item, and more
     card: ClassVar[MethodCard] = MethodCard(
         title="PRIOR", paper="https://arxiv.org/abs/2307.12577", year=2023, license="Apache-2.0",
         pretraining_data=("MIMIC-CXR",), protocol="prior-5fold",
@@ -165,6 +166,15 @@ class PRIOR(VisionLanguage):
         prompts = prompt.tokens[:, 0].expand(len(image.tokens), -1, -1)  # (M, D) -> (N, M, D)
         _, of_patches, _, of_prompts = self.local_cross_attention(image.tokens, prompts)  # (N, P, M), (N, M, P)
         return scale * image.pooled @ prompt.pooled.T, (of_patches.mean(dim=1) + of_prompts.mean(dim=2)) / 2
+
+    def class_scores(self, image: Features, prompt: Features, classes: int) -> Tensor:
+        """(N, K) float32, PRIOR's own zero-shot rule, `prior_alignment.zero_shot_scores`: the highest is the answer.
+
+        Args:
+            image, prompt: as in `zero_shot`, the prompts class after class, as many of each. classes: K.
+        """
+        overall, local = (torch.unflatten(item.float(), 1, (classes, -1)) for item in self.zero_shot(image, prompt))
+        return zero_shot_scores(overall, local)
 
     def _report_features(self, sentences: Tensor, mask: Tensor) -> Features:
         if int(self.bank_since) >= 0:

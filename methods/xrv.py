@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from benchmark import store
 from benchmark import weights as checkpoints
 from benchmark.errors import Unavailable, UserError
-from benchmark.types import Features, InputSpec, MethodCard, Recipe
-from methods.base import PRESETS, check_range
+from benchmark.types import PRESETS, Features, InputSpec, MethodCard, Recipe
+from methods.base import check_range
 from methods.encoders import build_image_tower
 
 DEFAULT = "resnet50-res512-all"
@@ -54,7 +54,7 @@ class Xrv(nn.Module):
     """
 
     name: ClassVar[str] = "xrv"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: probes read features before they are normalised
     card: ClassVar[MethodCard] = MethodCard(
         title="torchxrayvision (supervised)",
         paper="https://arxiv.org/abs/2111.00595",
@@ -102,6 +102,10 @@ class Xrv(nn.Module):
         """images (B, 1, h, w) float32 in -1024 to 1024 -> pooled (B, D) mean of the last map, tokens (B, P, D)."""
         tokens = self.tower.forward_tokens(images)
         return Features(F.normalize(tokens.float().mean(dim=1), dim=-1), tokens, None)
+
+    def tower_features(self, images: Tensor) -> Tensor:
+        """images (B, 1, h, w) -> (B, D) float32, what probes read: the mean of the last map, not normalised."""
+        return self.tower.forward_tokens(images).float().mean(dim=1)
 
     def feature_maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """images (B, 1, h, w) -> maps as `feature_info` says, strides 4 to 32."""

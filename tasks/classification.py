@@ -1,28 +1,42 @@
-"""Supervised classification: a linear probe on frozen features at nested fractions of the training patients."""
+"""Supervised classification at nested fractions of the training patients: heads on frozen features, and fine-tuning."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from benchmark import metrics
 from benchmark.context import Context
 from benchmark.data.dataset import Dataset
 from benchmark.features import embed_towers
-from benchmark.types import Predictions, Protocol
-from tasks.labels import LabelScores, check_labels, label_predictions, labelled_rows
+from benchmark.types import SPLITS, Predictions, Protocol, Record
+from tasks.heads.finetune import FineTuning
+from tasks.heads.logistic import fit_logistic
+from tasks.heads.neighbours import fit_neighbours
+from tasks.heads.probe import fit_probe
+from tasks.heads.supervised import Decide, Labelled
+from tasks.labels import LabelScores, check_labels, class_columns, label_predictions, labelled_rows, protocol_labels
 from tasks.protocols import CLASSIFICATION
 from tasks.published import classification as published
 
 Floats = NDArray[np.float64]
+HEADS: Mapping[str, Callable[[Labelled, Labelled, Protocol, Context], Decide]] = {
+    "logistic regression, L2 (scikit-learn)": fit_logistic,
+    "linear": fit_probe,
+    "nearest neighbours": fit_neighbours,
+}  # on frozen features; any other is fine-tuned
 
 
 class Classification(LabelScores):
-    """Rows are test images with a known label. Arrays: scores (log-odds), predicted, targets (N, K)."""
+    """Rows are test images with a known label. Arrays: scores, predicted, targets (N, K).
+
+    Scores are log-odds, those of neighbours the share of the votes less 0.5: above 0 the positive answer is the likelier.
+    """
 
     name: ClassVar[str] = "classification"
     version: ClassVar[int] = 2  # 2: features of the tower, before any projection
@@ -33,61 +47,91 @@ class Classification(LabelScores):
         return published.PROTOCOLS if preset == "published" else CLASSIFICATION
 
     def check(self, data: Dataset, protocol: Protocol) -> None:
-        """Raises Unsupported where a split has no known label."""
+        """Raises Unsupported where the set lacks a class of the protocol, or a split has no known label."""
         check_labels(data, protocol, ("train", "val", "test"))
 
     def run(self, method: Any, data: Dataset, protocol: Protocol, fraction: float, context: Context) -> Predictions:
-        """One probe a class; one strength of the L2 penalty for all, the best on validation."""
-        chosen = labelled_rows(data, protocol, "train", fraction, context.eval_seed)
-        everyone, _ = data.readable(labelled_rows(data, protocol, "train"), method.input, context)
-        val, _ = data.readable(labelled_rows(data, protocol, "val"), method.input, context)
-        test, skipped = data.readable(labelled_rows(data, protocol, "test"), method.input, context)
-        features = [embed_towers(method, data, rows, context).numpy() for rows in (everyone, val, test)]
-        kept = {record.uid for record in chosen}
-        rows = np.array([record.uid in kept for record in everyone])
-        train_labels, val_labels = data.labels(everyone)[rows], data.labels(val)
-        scaler = StandardScaler().fit(features[0][rows])
-        train_x, val_x, test_x = (scaler.transform(item).astype(np.float64) for item in (features[0][rows], *features[1:]))
-        with context.meter.phase("fit"):
-            best, best_area, heads = 0.0, -np.inf, _Heads()
-            for penalty in (float(value) for value in protocol.setting("grid").split(",")):
-                candidate = _Heads().fit(train_x, train_labels, penalty)
-                area = _macro_auroc(candidate.decide(val_x), val_labels)
-                if area > best_area:
-                    best, best_area, heads = penalty, area, candidate
-        context.notes |= {"train_rows": len(train_x), "l2_c": best, "classes_without_both_values": heads.constant}
-        with context.meter.phase("predict"):
-            thresholds = metrics.f1_thresholds(heads.decide(val_x), val_labels)
-            scores = heads.decide(test_x)
-        return label_predictions(data, test, scores, scores >= thresholds, skipped)
+        """Fits on the fraction of train and on val, predicts test.
+
+        A class whose known labels in the fraction are all equal cannot be learned: no head sees it, and its score is 0
+        everywhere. The threshold of a class is that of the best F1 on val, +inf where val has no positive.
+
+        Raises:
+            Unsupported: fine-tuning of a method that gives no gradient. UserError: a loss or score is not finite.
+        """
+        rows = _Rows.of(method, data, protocol, fraction, context)
+        train, val = (protocol_labels(data, records, protocol) for records in (rows.train, rows.val))
+        learned = (train == 1).any(axis=0) & (train == 0).any(axis=0)
+        context.notes |= {"train_rows": len(train), "classes_without_both_values": int((~learned).sum())}
+        scores = [np.zeros((len(records), len(learned))) for records in (rows.val, rows.test)]
+        if learned.any():
+            answer = _frozen if protocol.setting("head") in HEADS else _tuned
+            answers = answer((method, data, context), rows, (train[:, learned], val[:, learned]), protocol)
+            for whole, part in zip(scores, answers, strict=True):
+                whole[:, learned] = part
+        predicted = scores[1] >= metrics.f1_thresholds(scores[0], val)
+        return label_predictions(data, rows.test, scores[1], predicted, rows.skipped, class_columns(data, protocol))
+
+    def score(self, predictions: Predictions, protocol: Protocol, weights: metrics.Array) -> Mapping[str, metrics.Array]:
+        """As metrics.multilabel, and f1_argmax: F1 of the positive answer where it is the likelier one, a score above 0.
+
+        f1_argmax is macro over classes, and f1_argmax/<class>. Of a set with one class it is the F1 that BenchX prints.
+        """
+        arrays, names = predictions.arrays, predictions.names["classes"]
+        likelier = arrays["scores"] > 0
+        by_class = [metrics.f1(likelier[:, k], arrays["targets"][:, k], weights) for k in range(len(names))]
+        found = {**super().score(predictions, protocol, weights), "f1_argmax": metrics.macro(by_class)}
+        return found | {f"f1_argmax/{name}": value for name, value in zip(names, by_class, strict=True)}
 
 
-def _macro_auroc(scores: Floats, targets: NDArray[Any]) -> float:
-    ones = np.ones((1, len(scores)))
-    areas = [metrics.auroc(scores[:, k], targets[:, k], ones) for k in range(scores.shape[1])]
-    return float(np.nan_to_num(metrics.macro(areas)[0], nan=0.5))
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Readable rows: those of the whole training split, those of the fraction, val and test; and what of test was skipped."""
+
+    everyone: tuple[Record, ...]
+    train: tuple[Record, ...]
+    val: tuple[Record, ...]
+    test: tuple[Record, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, method: Any, data: Dataset, protocol: Protocol, fraction: float, context: Context) -> Self:
+        chosen = {record.uid for record in labelled_rows(data, protocol, "train", fraction, context.eval_seed)}
+        splits = [data.readable(labelled_rows(data, protocol, split), method.input, context) for split in SPLITS]
+        (everyone, _), (val, _), (test, skipped) = splits
+        return cls(everyone, tuple(record for record in everyone if record.uid in chosen), val, test, skipped)
 
 
-class _Heads:
-    """One logistic regression a class; a class whose known training labels are all equal gets a constant score."""
+Where = tuple[Any, Dataset, Context]
+Labels = tuple[NDArray[Any], NDArray[Any]]
 
-    def __init__(self) -> None:
-        self.weight: Floats = np.zeros((0, 0))
-        self.bias: Floats = np.zeros(0)
-        self.constant = 0
 
-    def fit(self, features: Floats, labels: NDArray[Any], penalty: float) -> _Heads:
-        self.weight, self.bias = np.zeros((labels.shape[1], features.shape[1])), np.zeros(labels.shape[1])
-        for k in range(labels.shape[1]):
-            known = ~np.isnan(labels[:, k])
-            values = labels[known, k] > 0.5
-            if values.all() or not values.any():
-                self.constant += 1
-                continue
-            # Newton's method: exact in a dozen steps for the few hundred to two thousand features of a pooled vector
-            head = LogisticRegression(C=penalty, solver="newton-cholesky", tol=1e-8, max_iter=100).fit(features[known], values)
-            self.weight[k], self.bias[k] = head.coef_[0], head.intercept_[0]
-        return self
+def _frozen(where: Where, rows: _Rows, labels: Labels, protocol: Protocol) -> tuple[Floats, Floats]:
+    """Scores of val and test by a head on features, which are computed once for all fractions."""
+    method, data, context = where
+    everyone, val, test = (
+        embed_towers(method, data, records, context).numpy() for records in (rows.everyone, rows.val, rows.test)
+    )
+    chosen = {record.uid for record in rows.train}
+    train = everyone[[record.uid in chosen for record in rows.everyone]]
+    if protocol.setting("standardize"):
+        scaler = StandardScaler().fit(train)
+        train, val, test = (scaler.transform(item).astype(np.float64) for item in (train, val, test))
+    known, seen = (
+        Labelled(tuple(record.uid for record in records), features, values)
+        for records, features, values in ((rows.train, train, labels[0]), (rows.val, val, labels[1]))
+    )
+    with context.meter.phase("fit"):
+        decide = HEADS[protocol.setting("head")](known, seen, protocol, context)
+    with context.meter.phase("predict"):
+        return decide(val), decide(test)
 
-    def decide(self, features: Floats) -> Floats:
-        return np.asarray(features @ self.weight.T + self.bias)
+
+def _tuned(where: Where, rows: _Rows, labels: Labels, protocol: Protocol) -> tuple[Floats, Floats]:
+    """Scores of val and test by a fine-tuned copy of the method."""
+    method, data, context = where
+    tuning = FineTuning(method, data, protocol, context)
+    with context.meter.phase("fit"):
+        val = tuning.fit((rows.train, labels[0]), (rows.val, labels[1]))
+    with context.meter.phase("predict"):
+        return val, tuning.scores(rows.test)

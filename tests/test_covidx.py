@@ -173,5 +173,5 @@ def test_missing_files_and_wrong_folders(tmp_path: Path) -> None:
     for split in CXR4:
         for path in [*(root / split).iterdir()]:
             path.unlink()
-    with pytest.raises(UserError, match=r"has none of the 7 images in train, val, test; unpack the archive there"):
+    with pytest.raises(UserError, match=r"has none of the 7 images in train, val, test; unpack the archive"):
         opened(root)

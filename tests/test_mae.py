@@ -10,8 +10,7 @@ from torch import Tensor
 
 from benchmark.contract import check
 from benchmark.errors import UserError
-from benchmark.types import Batch, Step, capabilities, reads_reports
-from methods.base import PRESETS
+from benchmark.types import PRESETS, Batch, Step, capabilities, reads_reports
 from methods.encoders import sincos_positions
 from methods.mae import MAE, MAEConfig, draw_mask, pixel_error
 from methods.masking import image_mask

@@ -118,7 +118,7 @@ def test_a_whole_download_gives_every_field(tmp_path: Path) -> None:
     assert first.sections["impression"] == "Normal."
     assert lateral.sections is first.sections
     assert second.sections == {"history": "Cough.", "report": "No change from ___."}
-    assert [record.view for record in source.records] == ["PA", "LATERAL", "AP", "FRONTAL", "LATERAL", "AP", ""]
+    assert [record.view for record in source.records] == ["PA", "LATERAL", "OTHER", "OTHER", "LATERAL", "AP", "OTHER"]
     assert oblique.attributes["ViewPosition"] == "LAO"
     named = dict(zip(CLASSES, second.labels))
     assert (named["Atelectasis"], named["Fracture"]) == (1.0, 0.0)

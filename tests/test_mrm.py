@@ -21,8 +21,7 @@ from benchmark.data.text import train_tokenizer
 from benchmark.errors import UserError
 from benchmark.pretrain import pretrain
 from benchmark.published import apply
-from benchmark.types import Batch, PretrainSpec, Recipe, Step, TextBatch, capabilities, plain, reads_reports
-from methods.base import PRESETS
+from benchmark.types import PRESETS, Batch, PretrainSpec, Recipe, Step, TextBatch, capabilities, plain, reads_reports
 from methods.losses import masked_patch_error, patchify, standardize
 from methods.masking import TextMask, image_mask
 from methods.mrm import MRM, MRMConfig, position_code, word_mask

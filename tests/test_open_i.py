@@ -127,7 +127,7 @@ def test_views_come_from_the_later_table_where_it_is_there(tmp_path: Path) -> No
     without = opened(root)
     (root / "indiana_projections.csv").write_text(PROJECTIONS)
     source = opened(root)
-    assert [record.view for record in source.records] == ["LATERAL", "FRONTAL", "FRONTAL", "", "", ""]
+    assert [record.view for record in source.records] == ["LATERAL", "FRONTAL", "FRONTAL", "OTHER", "OTHER", "OTHER"]
     assert source.version != without.version
     assert [record.uid for record in opened(root, ("view", "FRONTAL")).records] == images()[1:3]
     assert len(opened(root, ("report", "CXR1")).records) == 2

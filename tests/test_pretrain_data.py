@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from benchmark.data.dataset import Dataset
+from benchmark.data.families import saw_test
 from benchmark.data.sources import SOURCES
-from benchmark.published import saw_test
 from tests.conftest import TINY, TRAINED, Command
 from tests.toy import ToySource
 

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmark.data.families import overlaps
 from benchmark.data.text import train_tokenizer
 from benchmark.options import override, parse_settings
-from benchmark.published import Converted, Layout, overlaps, rename
+from benchmark.published import Converted, Layout, rename
 from methods import METHODS
 from methods.base import ImageConfig, TowerConfig, Vision
 from methods.clip import CLIP

@@ -28,8 +28,8 @@ from tests.toy import ToySource
 
 REFERENCES = {
     "retrieval": {"random ranking", "frequent reports first", "oracle (true findings)"},
-    "zeroshot": {"majority class", "all positive"},
-    "classification": {"majority class", "all positive"},
+    "zeroshot": {"majority class", "prevalence", "all positive"},
+    "classification": {"majority class", "prevalence", "all positive"},
     "segmentation": {"empty mask", "all foreground", "mean training mask"},
     "detection": {"no box", "mean training box"},
 }

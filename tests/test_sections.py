@@ -196,3 +196,21 @@ def test_hostile_lengths_take_no_time(text: str) -> None:
     start = time.process_time()
     report_sections(text)
     assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("header", "section"),
+    [
+        ("Medical Condition", "indication"), ("Reason for this examination", "indication"), ("Comments", "comment"),
+        ("Prior study", "comparison"), ("Electronically signed by", "signature"), ("MEDICATIONS", "medications"),
+        ("Imprssion", "impression"), ("End of impression", "end_of_impression"),
+    ],
+)  # fmt: skip
+def test_headers_of_the_field_end_the_findings_in_any_spelling(header: str, section: str) -> None:
+    found = report_sections(f"FINDINGS:\nClear lungs.\n\n{header}: something else.\n")
+    assert found == {"findings": "Clear lungs.", section: "something else."}
+
+
+def test_a_region_of_the_body_does_not_end_the_findings() -> None:
+    text = "FINDINGS:\nClear lungs.\n\nRight knee: no fracture.\n\nIMPRESSION:\nNormal.\n"
+    assert report_sections(text)["findings"] == "Clear lungs.\nRight knee: no fracture."

@@ -18,7 +18,8 @@ from benchmark.data.dataset import Dataset
 from benchmark.data.geometry import IGNORE
 from benchmark.errors import ImageError, Unsupported, UserError
 from benchmark.types import InputSpec, Predictions, Protocol, Record
-from tasks.segmentation import Segmentation, image_scores
+from tasks.segmentation import Segmentation
+from tasks.segmentation_scores import image_scores
 
 SIZE = 64
 NAMES = ("disc", "square")

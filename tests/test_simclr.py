@@ -20,8 +20,7 @@ from torch.nn import functional as F
 
 from benchmark.contract import check
 from benchmark.errors import UserError
-from benchmark.types import Batch, Step, capabilities, reads_reports
-from methods.base import PRESETS
+from benchmark.types import PRESETS, Batch, Step, capabilities, reads_reports
 from methods.simclr import SimCLR, SimCLRConfig, blurred, nt_xent, placement, view
 
 TINY: dict[str, Any] = {

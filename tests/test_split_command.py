@@ -12,7 +12,7 @@ import pytest
 from benchmark.plan import RunOptions, open_dataset
 from benchmark.types import PretrainSpec, RunSpec
 from tests.conftest import Command
-from tests.replicas import chexpert, rsna, siim
+from tests.split_sets import chexpert, rsna, siim
 from tests.toy import ToySource
 
 

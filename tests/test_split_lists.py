@@ -15,7 +15,7 @@ from benchmark.data.sources import SourceOptions
 from benchmark.data.sources.chexpert import CLASSES
 from benchmark.errors import UserError
 from benchmark.types import Source
-from tests.replicas import BUILDERS, rsna_uid, write_table
+from tests.split_sets import BUILDERS, rsna_uid, write_table
 from tests.test_mimic_cxr import ROWS as MIMIC
 from tests.test_mimic_cxr import write as write_mimic
 

@@ -20,7 +20,7 @@ from benchmark.data.split_rules import all_rules, choose
 from benchmark.data.split_rules.draws import cut_by_patient, two_cuts
 from benchmark.errors import UserError
 from benchmark.types import Record, Source, digest
-from tests.replicas import BUILDERS, FIVE, chexpert, covidx, rsna, rsna_uid, siim
+from tests.split_sets import BUILDERS, FIVE, chexpert, covidx, rsna, rsna_uid, siim
 
 pytest.importorskip("pydicom")
 Opener = Callable[..., Source]

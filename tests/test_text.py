@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from benchmark.data.text import SPECIAL, join_sections, split_sentences, train_tokenizer
 
@@ -37,6 +39,16 @@ def test_sections_are_joined_in_the_order_asked_for(names: tuple[str, ...], text
         ("A 1.5 cm nodule. Stable.", ("A 1.5 cm nodule.", "Stable.")),
         ("Findings:\nClear\n\nNormal heart.", ("Findings:", "Clear", "Normal heart.")),
         ("seen vs. prior of the left lung.", ("seen vs. prior of the left lung.",)),
+        ("1. No effusion. 2. Stable.", ("1. No effusion.", "2. Stable.")),
+        ("Clear.\n1. 2 nodules.\n2) Stable.", ("Clear.", "1. 2 nodules.", "2) Stable.")),
+        ("Discussed with Dr. XXXX. Dr. ___ agreed.", ("Discussed with Dr. XXXX.", "Dr. ___ agreed.")),
+        ("At 3:15 p.m. on ___. ___ seen.", ("At 3:15 p.m. on ___.", "___ seen.")),
+        ("A device, e.g. Swan-Ganz vs. PICC.", ("A device, e.g. Swan-Ganz vs. PICC.",)),
+        ("No effusion.Heart normal.", ("No effusion.", "Heart normal.")),
+        ("No pneumothorax. heart is large.", ("No pneumothorax.", "heart is large.")),
+        ("Lat. view. [Clear.] (Old.) New.", ("Lat. view.", "[Clear.]", "(Old.)", "New.")),
+        ("A 5 mm. nodule at T7. Stable", ("A 5 mm. nodule at T7.", "Stable")),
+        ("1.", ("1.",)),
     ],
 )
 def test_sentences_are_split_at_their_ends_only(text: str, sentences: tuple[str, ...]) -> None:
@@ -46,6 +58,18 @@ def test_sentences_are_split_at_their_ends_only(text: str, sentences: tuple[str,
 def test_no_word_is_lost_by_splitting() -> None:
     text = "Heart is 2.5 cm. XXXX seen. Dr. Who: no change\nSee above."
     assert " ".join(split_sentences(text)).split() == text.split()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="aZ1_.?! )(\n", max_size=60) | st.text(max_size=60))
+def test_sentences_stand_in_the_text_in_order_and_nothing_else_does(text: str) -> None:
+    rest = text
+    for sentence in split_sentences(text):
+        assert sentence == sentence.strip() != ""
+        before, found, rest = rest.partition(sentence)
+        assert found
+        assert not before.strip()
+    assert not rest.strip()
 
 
 def test_the_vocabulary_is_the_same_for_the_same_texts() -> None:

@@ -13,6 +13,7 @@ COMMANDS = {
     "leaderboard": "leaderboard",
     "efficiency": "efficiency",
     "list": "listing",
+    "verify": "verify",
     "show": "show",
     "check-method": "check_method",
     "convert": "convert",

@@ -64,9 +64,6 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
     from benchmark.options import parse_settings
     from benchmark.plan import RunOptions
 
-    root = arguments.data_root or (Path(os.environ["BENCHMARK_DATA"]) if os.environ.get("BENCHMARK_DATA") else None)
-    if root is not None and not root.is_dir():
-        raise UserError(f"data root {root} is not a folder; set --data-root or BENCHMARK_DATA to where the sets lie")
     for name in ("batch_size", "draws", "workers"):
         if getattr(arguments, name, 1) < (1 if name == "batch_size" else 0):
             raise UserError(f"--{name.replace('_', '-')} must not be below {1 if name == 'batch_size' else 0}")
@@ -77,10 +74,10 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
         methods=_names(arguments.method, "method"),
         tasks=_names(getattr(arguments, "task", "all"), "task"),
         protocols=_names(arguments.protocol, "protocol") if getattr(arguments, "protocol", "") else (),
-        data=_data_names(arguments.data),
-        data_root=root,
+        data=data_names(arguments.data),
+        data_root=data_root(arguments.data_root),
         pretrain_data=getattr(arguments, "pretrain_data", "").strip(),
-        where=tuple(_pair(text) for text in arguments.where),
+        where=tuple(pair(text) for text in arguments.where),
         split=arguments.split,
         label_policy=arguments.label_policy,
         preset=arguments.preset,
@@ -107,7 +104,15 @@ def _names(text: str, kind: str) -> tuple[str, ...]:
     return names
 
 
-def _data_names(text: str) -> tuple[str, ...]:
+def data_root(given: Path | None) -> Path | None:
+    """The folder of the real sets: as given, or $BENCHMARK_DATA. Raises UserError if it is none."""
+    root = given or (Path(os.environ["BENCHMARK_DATA"]) if os.environ.get("BENCHMARK_DATA") else None)
+    if root is not None and not root.is_dir():
+        raise UserError(f"data root {root} is not a folder; set --data-root or BENCHMARK_DATA to where the sets lie")
+    return root
+
+
+def data_names(text: str) -> tuple[str, ...]:
     """Splits at commas; "phantom:train=400,size=64" is one name, whose later pieces are of the form key=value."""
     found: list[str] = []
     for piece in _names(text, "data"):
@@ -132,7 +137,8 @@ def _seeds(text: str, name: str) -> tuple[int, ...]:
     return seeds
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
+    """(column, value) of --where. Raises UserError for another form."""
     column, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--where {text!r} is not of the form column=value")

@@ -14,7 +14,7 @@ EXAMPLES = """examples:
 """
 NEEDED = (
     "torch", "torchvision", "timm", "transformers", "tokenizers", "torchxrayvision", "accelerate", "safetensors", "numpy",
-    "scipy", "pandas", "scikit-learn", "segmentation-models-pytorch", "mmdet", "mmengine", "pycocotools", "pillow",
+    "scipy", "pandas", "pyarrow", "scikit-learn", "segmentation-models-pytorch", "mmdet", "mmengine", "pycocotools", "pillow",
     "tabulate", "tqdm", "nvidia-ml-py",
 )  # fmt: skip
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from benchmark.data.geometry import Geometry
 from benchmark.data.pixels import PixelCache
+from benchmark.data.rows import split_digests
 from benchmark.data.splits import check_records, nested_fraction, select
 from benchmark.data.stamps import FileStamps, version_with_sizes
 from benchmark.data.text import join_sections
-from benchmark.types import SPLITS, InputSpec, Protocol, Record, Scalar, Source, digest
+from benchmark.types import InputSpec, Protocol, Record, Scalar, Source
 
 if TYPE_CHECKING:
     from benchmark.context import Context
@@ -46,9 +47,7 @@ class Dataset:
     @cached_property
     def splits(self) -> dict[str, str]:
         """The sha256 digest of each split's rows: uids, patients, views, labels, texts, boxes, mask names."""
-        return {
-            split: digest([_fingerprint(record) for record in self.source.records if record.split == split]) for split in SPLITS
-        }
+        return split_digests(self.source.records)
 
     def rows(self, split: str, protocol: Protocol | None = None, fraction: float = 1.0, seed: int = 0) -> tuple[Record, ...]:
         """Records of a split in the order of uids, as a protocol selects views; a fraction is drawn by patient, nested."""
@@ -88,12 +87,3 @@ class Dataset:
     def texts(records: Sequence[Record], sections: Sequence[str]) -> tuple[str, ...]:
         """N texts, the named sections joined; empty where a record has none of them."""
         return tuple(join_sections(record.sections, sections) for record in records)
-
-
-def _fingerprint(record: Record) -> list[object]:
-    labels = [None if value != value else value for value in record.labels]  # nan is not JSON
-    boxes = None if record.boxes is None else [(box.label, box.x0, box.y0, box.x1, box.y1) for box in record.boxes]
-    return [
-        record.uid, record.patient, record.study, record.view, record.image, dict(record.sections), labels, boxes,
-        dict(record.masks),
-    ]  # fmt: skip

@@ -1,11 +1,7 @@
 """Reading DICOM files faithfully or not at all: stored values -> modality LUT -> VOI LUT -> MONOCHROME1 turned -> 8 bits.
 
-The order is that of the standard (PS3.4 N.2). Gray is scaled by the range that the header declares, never by the largest
-value of the image: a marker burned into one film must not change its contrast. All steps work value by value, so they are
-computed once for each value that the header allows (2 ** bits, at most 65,536) and looked up for the pixels.
-
-Files are decoded by the first installed of a fixed order of pydicom's plug-ins, as lossy decoders differ by a gray level.
-Tables are looked up here: pydicom 3.0 overflows where entries of 8 bits map values of more.
+The order is that of the standard (PS3.4 N.2); the steps from stored values to gray are in `gray.py`. Files are decoded by the
+first installed of a fixed order of pydicom's plug-ins, as lossy decoders differ by a gray level.
 """
 
 from __future__ import annotations
@@ -23,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.data.gray import gray_table
 from benchmark.data.images import MAX_PIXELS
 from benchmark.errors import ImageError, UserError
 
@@ -66,7 +63,9 @@ class _Refusal(Exception):  # noqa: N818  (never leaves this file)
 def read_dicom(path: Path, uid: str) -> NDArray[np.uint8]:
     """The gray values of a DICOM file of one frame; 255 is white.
 
-    Of several windows or tables the first counts, and a table goes before a window. Overlays in unused bits are left out.
+    Of several windows or tables the first counts, and a table goes before a window. Without either, unsigned values are scaled
+    by the smallest depth of `gray.DEPTHS` that holds the largest of them, signed ones by the declared range. Overlays in
+    unused bits are left out.
 
     Args:
         path: the file.
@@ -83,7 +82,8 @@ def read_dicom(path: Path, uid: str) -> NDArray[np.uint8]:
     with _faithful(path, uid):
         dataset = _load(path, pixels=True)
         header = _header(dataset)
-        gray: NDArray[np.uint8] = _table(dataset, header)[_patterns(dataset, header)]
+        patterns = _patterns(dataset, header)
+        gray: NDArray[np.uint8] = gray_table(dataset, header.bits, header.signed, int(patterns.max()))[patterns]
         return gray
 
 
@@ -239,62 +239,3 @@ def _stated_size(stream: bytes) -> tuple[int, int, int] | None:
             return rows, columns, channels
         at += 1 if marker == 0xFF else 2 + length  # 0xFF: a fill byte
     return None
-
-
-def _table(dataset: FileDataset, header: _Header) -> NDArray[np.uint8]:
-    """(2 ** bits,) uint8: what becomes of each pattern of stored bits. Raises ValueError."""
-    values = np.arange(2**header.bits, dtype=np.float64)
-    if header.signed:
-        values[len(values) // 2 :] -= len(values)
-    values, low, high = _window(dataset, *_modality(dataset, values))
-    if not (np.isfinite(values).all() and low < high < np.inf):
-        raise ValueError(f"gray from {low} to {high}")
-    table = np.clip(np.floor((values - low) * 255 / (high - low) + 0.5), 0, 255).astype(np.uint8)
-    return 255 - table if dataset.PhotometricInterpretation == "MONOCHROME1" else table
-
-
-def _modality(dataset: FileDataset, values: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, float]:
-    """Values after the modality LUT (PS3.3 C.11.1), and the smallest and largest that the header allows."""
-    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
-    if tables := dataset.get("ModalityLUTSequence"):
-        return _look_up(tables[0], values, dataset.original_encoding[1])
-    if slope is not None and intercept is not None:
-        values = values * float(slope) + float(intercept)
-    return values, float(values.min()), float(values.max())
-
-
-def _window(
-    dataset: FileDataset, values: NDArray[np.float64], low: float, high: float
-) -> tuple[NDArray[np.float64], float, float]:
-    """Values after the VOI LUT (PS3.3 C.11.2), and their range; unchanged where the file has none."""
-    center, width = (_first(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
-    if tables := dataset.get("VOILUTSequence"):
-        return _look_up(tables[0], values, dataset.original_encoding[1])
-    if center is None or width is None:
-        return values, low, high
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
-    if function == "LINEAR":  # PS3.3 C.11.2.1.2.1: a width of 1 is a threshold
-        center, width = center - 0.5, width - 1
-        if width == 0:
-            return (values > center).astype(np.float64), 0.0, 1.0
-    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID") or width <= 0:
-        raise ValueError(f"window {function} of center {center} and width {width}")
-    if function == "SIGMOID":
-        return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -500, 500))), 0.0, 1.0
-    return np.clip((values - center) / width + 0.5, 0, 1), 0.0, 1.0
-
-
-def _look_up(item: Any, values: NDArray[np.float64], little: bool | None) -> tuple[NDArray[np.float64], float, float]:
-    """Values by a table; those before its first and after its last entry take these."""
-    count, first, bits = (int(number) for number in item.LUTDescriptor)
-    data = np.frombuffer(item.LUTData, "<u2" if little else ">u2") if isinstance(item.LUTData, bytes) else item.LUTData
-    entries = np.atleast_1d(np.asarray(data, np.float64))
-    count = count or 2**16  # as the standard has it, for lack of bits
-    if bits not in (8, *range(10, 17)) or len(entries) < count:
-        raise ValueError(f"lookup table with {len(entries)} of {count} entries of {bits} bits")
-    return entries[np.clip(np.rint(values) - first, 0, count - 1).astype(np.int64)], 0.0, 2.0**bits - 1
-
-
-def _first(value: Any) -> float | None:
-    """The first of one or several numbers."""
-    return value if value is None or isinstance(value, int | float) else float(value[0]) if len(value) else None

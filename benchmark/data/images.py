@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from benchmark.data.geometry import IGNORE
+from benchmark.data.gray import depth_of
 from benchmark.errors import ImageError
 
 MAX_PIXELS = 150_000_000  # below the size at which Pillow itself refuses; a chest X-ray has about 20 million
-_DEPTHS = (8, 10, 12, 14, 16)
 _GRAY16 = ("I", "I;16", "I;16B", "I;16L")
 _DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError, OverflowError, struct.error, zlib.error,
@@ -185,6 +185,6 @@ def _scale(values: NDArray[np.int64]) -> NDArray[np.uint8]:
     largest = int(values.max())
     if values.min() < 0 or largest > 65535:
         raise ValueError(f"values from {values.min()} to {largest} do not fit 16 bits")
-    top = 2 ** next(depth for depth in _DEPTHS if largest < 2**depth) - 1
+    top = 2 ** depth_of(largest) - 1
     scaled: NDArray[np.uint8] = ((values * 255 + top // 2) // top).astype(np.uint8)
     return scaled

@@ -1,18 +1,21 @@
 """Radiology reports to sections: findings, impression and the rest, from the free text of MIMIC-CXR, Open-i and the like.
 
 Pure functions of text. Sources of the header names: the section parser that MIT-LCP publishes for MIMIC-CXR (names and how
-often each occurs), the reports of Open-i, and the columns of CheXpert Plus. Where the rules here differ from the parser of
-MIMIC-CXR, the difference is named in `parse_sections`.
+often each occurs), the section titles of NegBio (ncbi-nlp/NegBio@073199e2), the reports of Open-i, and the columns of CheXpert
+Plus. Where the rules here differ from the parser of MIMIC-CXR, the difference is named in `parse_sections`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
+from itertools import chain
 from typing import Literal
 
+PARSER = 2  # raised whenever a report gives other sections; sources write it into their version
 PREAMBLE = "preamble"
 MAIN = ("findings", "impression")
 TRAILING = frozenset({"notification", "recommendations", "addendum", "wet_read", "note", "comment"})
@@ -28,7 +31,17 @@ _SAME = {  # header, in lower case and single spaces -> section
     "recommendation": "recommendations", "recommendations": "recommendations", "recommendation(s)": "recommendations",
     "notification": "notification", "notifications": "notification", "addendum": "addendum", "final addendum": "addendum",
     "wet read": "wet_read", "wetread": "wet_read", "preliminary report": "wet_read", "preliminary read": "wet_read",
-    "pfi": "wet_read", "note": "note", "comment": "comment", "final report": PREAMBLE,
+    "pfi": "wet_read", "note": "note", "please note": "note", "comment": "comment", "comments": "comment",
+    "amendment": "addendum", "assessment": "impression", "medical condition": "indication", "contrast": "technique",
+    "reason for this examination": "indication", "reason for this exam": "indication", "reason for the exam": "indication",
+    "questions to be answered": "indication", "history of present illness": "history", "interval history": "history",
+    "comparison exam": "comparison", "comparison exams": "comparison", "comparison film": "comparison",
+    "comparison films": "comparison", "comparison study": "comparison", "comparison studies": "comparison",
+    "prior exam": "comparison", "prior study": "comparison", "type of exam": "examination", "date of exam": "examination",
+    "accession number": "examination", "medications": "medications", "iv contrast": "technique",
+    "procedure details": "technique", "dictated by": "signature", "signed by": "signature", "transcribed by": "signature",
+    "electronically signed by": "signature", "attending radiologist": "signature", "signature": "signature",
+    "end of impression": "end_of_impression", "final report": PREAMBLE,
 }  # fmt: skip
 _PARTS = (  # a longer header is named by the first of these words that it contains
     ("impression", "impression"), ("conclusion", "impression"), ("comparison", "comparison"), ("reference exam", "comparison"),
@@ -54,6 +67,9 @@ _INLINE = re.compile(
 )
 _MARKER = re.compile(r"^([ \t]*(?:FINAL REPORT|FINAL ADDENDUM|PRELIMINARY REPORT))\b[ \t]*:?[ \t]*", re.M)
 _RULE = re.compile(r"^[ \t]*(?:_{10,}|-{5,}|={5,}|\*{5,})[ \t]*$", re.M)
+_CANDIDATE = re.compile(r"^.*:.*$|^[^a-z\n]+$", re.M)  # lines that may be or begin with a header
+_COLON = re.compile(r":(?=\s)")
+_WINDOW = max(map(len, _SAME)) + 16  # letters before a colon in which a known name begins
 _ITEM = re.compile(r"^(?:\d{1,2}[.)]|[-*•])\s")
 _PLACEHOLDER = re.compile(r"_{2,}|\b[Xx]{3,}\b|\[\*\*.*?\*\*\]")
 
@@ -95,7 +111,7 @@ def parse_sections(text: str, several: Literal["join", "last"] = "join") -> dict
     {'findings': 'Clear lungs.', 'impression': 'Normal.'}
     """
     parts = _split(_clean(text))
-    parts = [part for part in parts if _tidy(part.text)]
+    parts = [part for part in parts if part.text.strip()]
     if not any(part.name in MAIN for part in parts):
         parts = _last_paragraph(parts)
     found: dict[str, list[str]] = {}
@@ -157,7 +173,7 @@ def _split(text: str) -> list[_Part]:
 def _headers(text: str) -> list[tuple[int, int, str, str]]:
     """(start, end, section, header as written) in order, none inside another; an organ outside findings opens them."""
     found = []
-    for match in (*_LINE.finditer(text), *_INLINE.finditer(text)):
+    for match in filter(None, chain(_at_lines(text), _at_colons(text))):
         header = " ".join(match[match.lastindex or 0].split())
         name = _resolve(header.lower())
         alone = match.re is _LINE and match.lastindex == 2  # without a colon: known names alone
@@ -172,9 +188,24 @@ def _headers(text: str) -> list[tuple[int, int, str, str]]:
     return [item for index, item in enumerate(found) if index == 0 or item[0] >= found[index - 1][1]]
 
 
+def _at_lines(text: str) -> Iterator[re.Match[str] | None]:
+    """Headers at the start of lines."""
+    return (_LINE.match(text, *line.span()) for line in _CANDIDATE.finditer(text))
+
+
+def _at_colons(text: str) -> Iterator[re.Match[str] | None]:
+    """Headers inside lines, looked for where a colon stands: the pattern is slow on a whole report."""
+    before = 0
+    for colon in _COLON.finditer(text):
+        yield _INLINE.search(text, max(before, colon.start() - _WINDOW), colon.end() + 1)
+        before = colon.end()
+
+
 def _is_title(text: str, start: int, header: str) -> bool:
-    """Whether a header that is not in capitals is one: a known name, and a capital or an empty line before it."""
-    return header.lower() in _SAME and (header[0].isupper() or not text[:start].strip() or text[:start].endswith("\n\n"))
+    """Whether a header that is not in capitals is one: a known name or nearly, and a capital or an empty line before it."""
+    return _nearest(header.lower()) in _SAME and (
+        header[0].isupper() or not text[:start].strip() or text[:start].endswith("\n\n")
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -187,8 +218,15 @@ def _resolve(header: str) -> str:
             return name
     if _ORGAN.match(header) or (_VIEW.search(header) and "reason" not in header):
         return "findings"
-    near = get_close_matches(header, _SAME, n=1, cutoff=0.88)
-    return _SAME[near[0]] if near else re.sub(r"[^a-z0-9]+", "_", header).strip("_")
+    near = _nearest(header)
+    return _SAME[near] if near in _SAME else re.sub(r"[^a-z0-9]+", "_", header).strip("_")
+
+
+@lru_cache(maxsize=4096)
+def _nearest(header: str) -> str:
+    """The known name that a header in lower case is, or is a letter or two off; else the header."""
+    near = [header] if header in _SAME else get_close_matches(header, _SAME, n=1, cutoff=0.88)
+    return near[0] if near else header
 
 
 def _last_paragraph(parts: list[_Part]) -> list[_Part]:

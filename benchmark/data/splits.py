@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.errors import UserError
-from benchmark.types import SPLITS, Protocol, Record, Source, digest
+from benchmark.types import NOT_FRONTAL, SPLITS, Protocol, Record, Source, digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ def select(records: Iterable[Record], protocol: Protocol | None) -> tuple[Record
     if protocol is None:
         return tuple(chosen)
     if protocol.views == "frontal":
-        chosen = [record for record in chosen if record.view != "LATERAL"]
+        chosen = [record for record in chosen if record.view not in NOT_FRONTAL]
     if protocol.one_per_study:
         first: dict[str, Record] = {}
         for record in chosen:

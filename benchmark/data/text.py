@@ -9,7 +9,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 REPORT = ("findings|report", "impression")  # findings, or the whole report where sections are not parsed, then the impression
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9])|\n+")
+_STOP = re.compile(  # where a sentence may end: a line end; a stop before a space; a stop that lacks its space
+    r"\n+|[.!?][)\]\"']*\s+(?=[(\[\"']*[A-Za-z0-9_])|(?<=[a-z]{3})[.!?](?=[A-Z][a-z])"
+)
+_NUMBER = re.compile(r"\s*\(?\d{1,2}[.)]\s*")  # of an item in a list: it belongs to the sentence behind it
+_ABBREVIATION = re.compile(r"(?:^|[\s(])(?:Drs?|Mrs?|Ms|St|vs|approx|e\.g|i\.e|cf|Fig)\.\s*$")
+_WORD = re.compile(r"[a-z]{5,}[.!?][)\]\"']*\s*$")  # too long for an abbreviation
 
 
 def join_sections(sections: Mapping[str, str], names: Sequence[str]) -> str:
@@ -26,12 +31,27 @@ def join_sections(sections: Mapping[str, str], names: Sequence[str]) -> str:
 
 
 def split_sentences(text: str) -> tuple[str, ...]:
-    """Sentences of a report, in order, without empty ones.
+    """Sentences of a report, in order, without empty ones; each stands in the text as it is.
 
-    >>> split_sentences("No effusion. Heart size is 1.5 times normal.")
-    ('No effusion.', 'Heart size is 1.5 times normal.')
+    A line end is a border. A stop is one before a capital, a number, ___ or a bracket, but not behind an abbreviation or
+    the number of a list's item; before a small letter only behind a longer word.
+
+    >>> split_sentences("1. No effusion. 2. Heart size is 1.5 times normal, as Dr. XXXX says.")
+    ('1. No effusion.', '2. Heart size is 1.5 times normal, as Dr. XXXX says.')
     """
-    return tuple(part.strip() for part in _SENTENCE_END.split(text) if part.strip())
+    found, start = [], 0
+    for stop in _STOP.finditer(text):
+        if "\n" in stop[0] or not _goes_on(text[start : stop.end()], text[stop.end()]):
+            found.append(text[start : stop.end()].strip())
+            start = stop.end()
+    return tuple(sentence for sentence in (*found, text[start:].strip()) if sentence)
+
+
+def _goes_on(part: str, following: str) -> bool:
+    """Whether a sentence goes on behind a stop."""
+    if _NUMBER.fullmatch(part) or _ABBREVIATION.search(part):
+        return True
+    return following.islower() and not _WORD.search(part)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = 2000) -> Tokenizer:

@@ -42,3 +42,27 @@ class LinearHead(nn.Module):
         for part, one in zip(self.parts, maps):
             total = total + interpolate(part(one), size=grid, mode="bilinear", align_corners=False)
         return interpolate(total, size=size, mode="bilinear", align_corners=False)
+
+
+class LastLinear(nn.Module):
+    """A 1x1 convolution of the last native map, resampled to the image: LoVT's linear segmentation.
+
+    Facts from philip-mueller/lovt@87b9a30, src/models/downstream/segmentation.py (no batch norm, no dropout, bilinear).
+
+    Args:
+        info: (channels, stride) of each native map; the coarsest is read. masks: number of mask names.
+
+    Raises:
+        ValueError: no native map.
+    """
+
+    def __init__(self, info: Sequence[tuple[int, int]], masks: int) -> None:
+        super().__init__()
+        if not info:
+            raise ValueError("a linear head needs at least one native map")
+        self.last = max(range(len(info)), key=lambda index: info[index][1])
+        self.logits = nn.Conv2d(info[self.last][0], masks, 1)
+
+    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Native maps (B, channels, h, w) of images of `size` (H, W) -> logits (B, M, H, W) float32."""
+        return interpolate(self.logits(maps[self.last]), size=size, mode="bilinear", align_corners=False)

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
+from benchmark.errors import Unsupported
 from tasks.heads.pyramid import FeaturePyramid
 
 IGNORE = 255
@@ -49,6 +51,41 @@ class UnetHead(nn.Module):
         outline = levels[0].new_empty((len(levels[0]), 0, *shape))  # the decoder reads only the shape of its first entry
         logits: Tensor = self.logits(self.decoder([outline, *levels]))
         return logits if logits.shape[-2:] == size else interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+class NativeUnet(nn.Module):
+    """The decoder of segmentation-models-pytorch's U-Net on the native maps themselves, as papers have it on a ResNet.
+
+    Differs from `smp.Unet` in one point: methods give no map of stride 2, so that block has no skip connection.
+
+    Args:
+        info: (channels, stride) of each native map, from fine to coarse, each stride twice the one before.
+        channels: of the decoder's blocks, from coarse to fine, one for each halving from the image to the coarsest map.
+        masks: number of mask names, each with its own sigmoid.
+
+    Raises:
+        Unsupported: maps of other strides.
+    """
+
+    def __init__(self, info: Sequence[tuple[int, int]], channels: Sequence[int], masks: int) -> None:
+        super().__init__()
+        strides = [stride for _, stride in info]
+        depth = len(channels)
+        if not strides or strides != [2**level for level in range(depth + 1 - len(strides), depth + 1)]:
+            raise Unsupported(f"a U-Net of {depth} blocks needs maps that double to stride {2**depth}, not {strides}")
+        self.missing = depth + 1 - len(strides)  # levels finer than the finest map, the image's own size among them
+        widths = (*[0] * self.missing, *(width for width, _ in info))
+        self.decoder = UnetDecoder(widths, tuple(channels), n_blocks=depth)
+        self.logits = nn.Conv2d(channels[-1], masks, 3, padding=1)
+        initialize_decoder(self.decoder)
+        initialize_head(self.logits)
+
+    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Native maps (B, channels, h, w) of images of `size` (H, W) -> logits (B, M, H, W) float32."""
+        shapes = [[-(-length // 2**level) for length in size] for level in range(self.missing)]
+        outlines = [maps[0].new_empty((len(maps[0]), 0, *shape)) for shape in shapes]  # shape without content
+        logits: Tensor = self.logits(self.decoder([*outlines, *maps]))
+        return logits
 
 
 def mask_losses(logits: Tensor, target: Tensor) -> dict[str, Tensor]:

@@ -1,7 +1,98 @@
-"""Classification protocols of papers, as literals. A change of any value needs a new version."""
+"""Classification protocols of papers, as literals. A change of any value needs a new version.
+
+docs/protocols-classification.md says of each setting whose it is, and what differs from the source.
+"""
 
 from __future__ import annotations
 
-from benchmark.types import Protocol
+from benchmark.types import Protocol, Scalar
 
-PROTOCOLS: tuple[Protocol, ...] = ()
+FRACTIONS = (0.01, 0.1, 1.0)  # of the training patients
+COMPETITION = "Atelectasis,Cardiomegaly,Consolidation,Edema,Pleural Effusion"  # the five findings of CheXpert's competition
+_PROBE: dict[str, Scalar] = {
+    "features": "tower, unprojected",
+    "head": "linear",
+    "selection": "lowest loss on val",
+    "standardize": False,
+    "threshold": "f1 on val",
+}
+
+
+def _protocol(name: str, summary: str, **settings: Scalar) -> Protocol:
+    return Protocol(
+        name=name,
+        version=1,
+        task="classification",
+        primary="auroc",
+        fractions=FRACTIONS,
+        settings=tuple(sorted(settings.items())),
+        summary=summary,
+    )
+
+
+_MGCA: dict[str, Scalar] = {
+    **_PROBE, "optimizer": "adamw", "learning_rate": 5e-4, "beta1": 0.9, "beta2": 0.999, "weight_decay": 1e-6, "batch_size": 48,
+    "rounds": 50, "round_steps": 0, "patience": 10, "clip_norm": 0.0, "schedule": "constant",
+}  # fmt: skip
+_GLORIA: dict[str, Scalar] = {
+    **_PROBE, "optimizer": "adam", "beta1": 0.5, "beta2": 0.999, "weight_decay": 1e-6, "batch_size": 64, "rounds": 50,
+    "round_steps": 0, "patience": 10, "schedule": "plateau:0.5,5,3",
+}  # fmt: skip
+
+PROTOCOLS: tuple[Protocol, ...] = (
+    _protocol("probe-mgca", "MGCA's linear layer on frozen features, AdamW, every class of the set; macro AUROC.", **_MGCA),
+    _protocol(
+        "probe-mgca-chexpert",
+        "MGCA's linear layer on frozen features, AdamW, CheXpert's five competition findings; macro AUROC.",
+        **_MGCA,
+        classes=COMPETITION,
+    ),
+    _protocol(
+        "probe-gloria-chexpert",
+        "GLoRIA's linear layer on frozen features, Adam, CheXpert's five competition findings; macro AUROC.",
+        **_GLORIA,
+        classes=COMPETITION,
+        learning_rate=1e-4,
+        clip_norm=0.25,
+    ),
+    _protocol(
+        "probe-gloria-rsna",
+        "GLoRIA's linear layer on frozen features, Adam, RSNA's Pneumonia; AUROC.",
+        **_GLORIA,
+        classes="Pneumonia",
+        learning_rate=5e-4,
+        clip_norm=0.0,
+    ),
+    _protocol(
+        "finetune-linear",
+        "The whole image encoder and a linear layer, AdamW, cosine over 3,000 steps, best of 15 on val; macro AUROC.",
+        augment=1.0,
+        batch_size=64,
+        beta1=0.9,
+        beta2=0.999,
+        clip_norm=1.0,
+        encoder_rate=0.1,
+        freeze_bn=False,
+        head="linear, encoder trained",
+        learning_rate=1e-4,
+        optimizer="adamw",
+        patience=5,
+        round_steps=200,
+        rounds=15,
+        schedule="cosine:50",
+        selection="highest macro auroc on val",
+        threshold="f1 on val",
+        weight_decay=0.05,
+    ),
+    _protocol(
+        "knn",
+        "The 20 nearest neighbours by cosine on frozen features, weighted as DINO's (temperature 0.07); macro AUROC.",
+        features="tower, unprojected",
+        head="nearest neighbours",
+        k=20,
+        metric="cosine",
+        standardize=False,
+        temperature=0.07,
+        threshold="f1 on val",
+    ),
+)

@@ -16,4 +16,18 @@ PROTOCOLS: tuple[Protocol, ...] = (
         settings=(("draws", 5), ("match", "exact-pair"), ("pool", 1000)),
         summary="Pools of 1,000 pairs as LIMITR's batches; mean over the pools and 5 seeded draws of them; own report counts.",
     ),
+    Protocol(
+        name="retrieval-class-5x200",
+        version=1,
+        task="retrieval",
+        primary="i2t_precision@5",
+        text=("impression|findings|report",),
+        settings=(
+            ("classes", "Atelectasis,Cardiomegaly,Consolidation,Edema,Pleural Effusion"),
+            ("match", "class"),
+            ("pool", "full"),
+            ("similarity", "method"),
+        ),
+        summary="GLoRIA's task: reports of the query's class are right; test rows with one of five classes; P@5, 10, 100.",
+    ),
 )

@@ -12,13 +12,10 @@ patients, labels by a labeler of reports; valid.csv 234 images (202 frontal) of 
 
 from __future__ import annotations
 
-import csv
-import gzip
 import math
 import os
 import re
-import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -27,10 +24,19 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.data.images import read_image
 from benchmark.data.sections import report_sections
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, read_table, version_of
+from benchmark.data.sources.layout import (
+    Layout,
+    find_root,
+    inside,
+    keep_where,
+    partial_download,
+    read_inside,
+    read_table,
+    stream_table,
+    version_of,
+)  # fmt: skip
 from benchmark.errors import ImageError, UserError
 from benchmark.registry import unknown
 from benchmark.types import Record, digest
@@ -42,6 +48,9 @@ CLASSES = (
 PAGE = "https://aimi.stanford.edu/datasets/chexpert-chest-x-rays"
 LAYOUT = Layout(name="chexpert", title="CheXpert", page=PAGE, files=("train.csv", "valid.csv"), folder="CheXpert-v1.0")
 PLUS = replace(LAYOUT, title="CheXpert Plus", page="https://aimi.stanford.edu/datasets/chexpert-plus")
+KNOWN_COUNTS = {  # Irvin et al. 2019, of v1.0 and v1.0-small alike; valid is 200 studies of 200 patients
+    "images": 223_648, "patients": 64_740, "official/train": 223_414, "official/valid": 234, "images/test": 234,
+}  # fmt: skip
 VALIDATION = 5_000 / 223_414  # of the patients of train.csv: about the 5,000 images that GLoRIA and MGCA set apart
 _BATCH = "CheXpert-v1.0 batch 1 (validate & csv)"
 _COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CLASSES)
@@ -69,7 +78,7 @@ class CheXpert:
     train.csv, val being VALIDATION of its patients in an order that depends on a patient's name alone.
     Record.attributes["official_split"] keeps "train" or "valid" for rules of papers. Decubitus views (LL, RL) are frontal.
     Age 0 is taken as unknown.
-    flags: "partial-download" where patients of the tables have no folder.
+    flags: "partial-download" where patients of the tables have no folder, or folders are of no patient of the tables.
     """
 
     root: Path
@@ -80,6 +89,7 @@ class CheXpert:
     classes: tuple[str, ...] = CLASSES
     mask_names: tuple[str, ...] = ()
     box_classes: tuple[str, ...] = ()
+    known_counts: Mapping[str, int] = field(default_factory=dict)  # as layout.py says
 
     def image(self, record: Record) -> NDArray[np.uint8]:
         """(H, W) uint8. Raises ImageError."""
@@ -92,15 +102,6 @@ class CheXpert:
     def with_policy(self, policy: str) -> Self:
         """The same set with the labels of a policy, which its version names. Raises UserError for an unknown one."""
         return replace(self, records=settle(self.records, policy), version=f"{self.version}+{policy}")
-
-
-def read_inside(root: Path, record: Record) -> NDArray[np.uint8]:
-    """(H, W) uint8 of a record's image. Raises ImageError, also for a link that leads out of the root."""
-    try:
-        path = inside(root, record.image, "the table")
-    except UserError as error:
-        raise ImageError(record.uid, str(error)) from error
-    return read_image(root / path, record.uid)
 
 
 def open_source(location: str, options: SourceOptions) -> CheXpert:
@@ -118,8 +119,10 @@ def open_source(location: str, options: SourceOptions) -> CheXpert:
     chosen = _validation({row["patient"] for row in rows if row["part"] == "train"})
     for row in rows:
         row["split"] = "test" if row["part"] == "valid" else "val" if row["patient"] in chosen else "train"
+    listed = {(row["part"], row["patient"]) for row in rows}
     rows = keep_where(rows, options.where, Path("train.csv and valid.csv"))
-    homes, partial = _homes(root, tables, rows)
+    homes = _homes(root, tables, rows)
+    kept = {(row["part"], row["patient"]) for row in rows}
     texts: Mapping[str, Mapping[str, str]] = {}
     for plus in _plus_table(root, tables):
         files[plus.name], texts, release = plus, _reports(plus), f"{release}+plus"
@@ -127,7 +130,8 @@ def open_source(location: str, options: SourceOptions) -> CheXpert:
         root=root,
         version=version_of(release, files, options),
         records=tuple(_record(row, homes, texts) for row in rows),
-        flags=("partial-download",) if partial else (),
+        flags=partial_download(map("/".join, kept), map("/".join, listed), set(map("/".join, homes))),
+        known_counts={} if options.where else KNOWN_COUNTS,
     )
 
 
@@ -172,8 +176,8 @@ def _validation(patients: set[str]) -> set[str]:
     return set(order[: max(1, round(VALIDATION * len(order)))])
 
 
-def _homes(root: Path, tables: Path, rows: list[dict[str, str]]) -> tuple[dict[tuple[str, str], str], bool]:
-    """(part, patient) -> folder below the root, for every patient found; and whether patients of the rows lack theirs."""
+def _homes(root: Path, tables: Path, rows: list[dict[str, str]]) -> dict[tuple[str, str], str]:
+    """(part, patient) -> folder below the root, for every patient found."""
     folders = [("train", "train"), ("valid", "valid")]
     if tables != root:
         batches = sorted(path.name for path in root.glob("CheXpert-v1.0 batch *(train *)"))
@@ -182,7 +186,7 @@ def _homes(root: Path, tables: Path, rows: list[dict[str, str]]) -> tuple[dict[t
     for part, folder in folders:
         path = root / inside(root, folder, f"{tables}/{part}.csv")
         try:
-            homes |= {(part, name): f"{folder}/{name}" for name in os.listdir(path)}
+            homes |= {(part, name): f"{folder}/{name}" for name in os.listdir(path) if name.startswith("patient")}
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -191,7 +195,7 @@ def _homes(root: Path, tables: Path, rows: list[dict[str, str]]) -> tuple[dict[t
     if not wanted & homes.keys():
         shown = " or ".join(folder for _, folder in folders)
         raise UserError(f"{root} has a folder of none of {len(wanted)} patients in {shown}; unpack the images there ({PAGE})")
-    return homes, not wanted <= homes.keys()
+    return homes
 
 
 def _record(row: dict[str, str], homes: Mapping[tuple[str, str], str], texts: Mapping[str, Mapping[str, str]]) -> Record:
@@ -256,28 +260,6 @@ def settle(records: Iterable[Record], policy: str) -> tuple[Record, ...]:
         return tuple(other if value != value else value for value, other in zip(record.labels, empty))
 
     return tuple(replace(record, labels=settled(record)) for record in records)
-
-
-def stream_table(path: Path, columns: Sequence[str], layout: Layout) -> Iterator[dict[str, str]]:
-    """The named columns of a .csv or .csv.gz, without the whole in memory, with the errors of `layout.read_table`."""
-    again = f"download it again from {layout.page}"
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            header = [name.strip() for name in next(reader, [])]
-            missing = [name for name in columns if name not in header]
-            if missing:
-                raise UserError(f"{path} lacks the columns {', '.join(missing)} that {layout.title} has; {again}")
-            places = [(name, header.index(name)) for name in columns]
-            for cells in filter(any, reader):
-                if len(cells) != len(header):
-                    raise UserError(f"{path} line {reader.line_num} has {len(cells)} cells, the header {len(header)}; {again}")
-                yield {name: cells[place].strip() for name, place in places}
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8, as {layout.title} publishes it; {again}") from error
-    except (OSError, EOFError, zlib.error, csv.Error) as error:
-        raise UserError(f"{path} cannot be read to its end ({error}); check its permissions, or {again}") from error
 
 
 def _plus_table(root: Path, tables: Path) -> list[Path]:

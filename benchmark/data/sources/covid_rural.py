@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from benchmark.data.images import image_shape, read_image
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, read_table, version_of
+from benchmark.data.sources.layout import Layout, draw, find_root, inside, keep_where, read_table, version_of
 from benchmark.errors import ImageError, UserError
 from benchmark.types import Record, digest
 
@@ -33,6 +33,7 @@ LAYOUT = Layout(
     files=(TABLE, "jpgs", "pngs_masks"), folder="covid_rural_annot",
 )  # fmt: skip
 OPACITY = "Opacity"
+KNOWN_COUNTS = {"images": 224, "images with masks": 221}  # by the file lists, as above: images with outlines have a mask here
 SPLIT_RULE = "covid-rural-60-20-20-0"
 NAME = re.compile(r"(?P<patient>COVID-19-\w+-\d+)_(?P<date>\d\d-\d\d-\d{4})-\w+(?:[-_. ]\w+)*\.jpg", re.ASCII)
 
@@ -49,6 +50,7 @@ class CovidRural:
     mask_names: tuple[str, ...] = (OPACITY,)
     box_classes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    known_counts: Mapping[str, int] = field(default_factory=dict)  # as layout.py says
 
     def image(self, record: Record) -> NDArray[np.uint8]:
         """(H, W) uint8. Raises ImageError."""
@@ -64,7 +66,7 @@ class CovidRural:
         values = read_image(path, record.uid)
         if values.shape != shape:
             sizes = f"{values.shape[1]} x {values.shape[0]} pixels, the image {shape[1]} x {shape[0]}"
-            raise ImageError(record.uid, f"mask {path} is {sizes}; download both again")
+            raise ImageError(record.uid, f"mask {path} is {sizes}; download both again from {LAYOUT.page}")
         if int(values.max()) > 1:
             raise ImageError(
                 record.uid, f"mask {path} holds {values.max()} beside 0 and 1; download it again from {LAYOUT.page}"
@@ -88,7 +90,10 @@ def open_source(location: str, options: SourceOptions) -> CovidRural:
     for path in sorted((root / "jpgs").glob("*.jpg")):
         match = NAME.fullmatch(path.name)
         if match is None or match["patient"] not in patients:
-            raise UserError(f"{path} is not named PATIENT_MM-DD-YYYY-XR.jpg after a patient of {TABLE}; download the set again")
+            raise UserError(
+                f"{path} is not named PATIENT_MM-DD-YYYY-XR.jpg after a patient of {TABLE}; "
+                f"download the set again from {LAYOUT.page}"
+            )
         rows.append(patients[match["patient"]] | {"file": path.name})
     if not rows:
         raise UserError(f"{root / 'jpgs'} has no *.jpg; download the set again (masks beside it: {LAYOUT.page})")
@@ -97,17 +102,23 @@ def open_source(location: str, options: SourceOptions) -> CovidRural:
     lost = sorted(set(masks) - {row["file"].removesuffix(".jpg") for row in rows})
     if lost:
         raise UserError(
-            f"{root / 'pngs_masks'} has {len(lost)} masks without an image, the first is {lost[0]!r}; download the set again"
+            f"{root / 'pngs_masks'} has {len(lost)} masks without an image, the first is {lost[0]!r}; download the set again "
+            f"from {LAYOUT.page}"
         )
     found = digest([[row["file"] for row in rows], sorted(masks.items())], 8)  # the table does not name the images
     version = version_of(f"{SPLIT_RULE}-{found}", {TABLE: root / TABLE}, options)
     rows = keep_where(rows, options.where, root / TABLE)
-    return CovidRural(root=root, version=version, records=tuple(_record(root, row, masks) for row in rows))
+    return CovidRural(
+        root=root,
+        version=version,
+        records=tuple(_record(root, row, masks) for row in rows),
+        known_counts={} if options.where else KNOWN_COUNTS,
+    )
 
 
 def _record(root: Path, row: Mapping[str, str], masks: Mapping[str, str]) -> Record:
     patient, uid, age = row["PATIENT_ID"], row["file"].removesuffix(".jpg"), row["AGE"]
-    share = int(digest([SPLIT_RULE, patient], 8), 16) / 2**32
+    share = draw(SPLIT_RULE, patient)
     return Record(
         uid=uid,
         patient=patient,

@@ -8,14 +8,14 @@ A line is "PATIENT FILE CLASS SOURCE" (older ones lack SOURCE), with spaces betw
 Some lines stand twice. CXR-3 has 29,986 and 400 images, its A lists 29,634 and 400, CXR-4 84,818 in all. Facts: docs/COVIDx.md
 of https://github.com/lindawangg/COVID-Net, arXiv:2206.03671, arXiv:2311.17677. Images come from other sets, RSNA Pneumonia (and
 so NIH ChestX-ray14) among them. Patient numbers of different sources are different patients.
+For images of RSNA the lists repeat the name of the file as the patient: then the flag "patients-unknown" stands.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from benchmark.data.images import read_image
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, version_of
+from benchmark.data.sources.layout import Layout, draw, find_root, keep_where, list_files, partial_download, version_of
 from benchmark.errors import ImageError, UserError
-from benchmark.types import SPLITS, Record, digest
+from benchmark.types import SPLITS, Record
 
 LAYOUT = Layout(
     name="covidx", title="COVIDx CXR", page="https://www.kaggle.com/datasets/andyczhao/covidx-cxr2", files=("train", "test"),
@@ -36,6 +36,7 @@ CLASSES: dict[tuple[str, ...], dict[str, tuple[float, ...]]] = {  # classes of a
     (COVID,): {"positive": (1.0,), "negative": (0.0,)},
     ("Normal", "Pneumonia", COVID): {"normal": (1.0, 0.0, 0.0), "pneumonia": (0.0, 1.0, 0.0), COVID: (0.0, 0.0, 1.0)},
 }
+KNOWN_COUNTS = {"CXR-2-3": {"images/test": 400}, "COVIDx9A": {"images/test": 400}}  # more would count lines that stand twice
 VAL_RULE = "covidx-val-tenth-0"  # where a release has no val: a tenth of the patients of train, by their own hash
 
 
@@ -51,6 +52,7 @@ class Covidx:
     mask_names: tuple[str, ...] = ()
     box_classes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    known_counts: Mapping[str, int] = field(default_factory=dict)  # as layout.py says
 
     def image(self, record: Record) -> NDArray[np.uint8]:
         """(H, W) uint8. Raises ImageError."""
@@ -83,13 +85,22 @@ def open_source(location: str, options: SourceOptions) -> Covidx:
             f"are not of one release; download the lists again from {LAYOUT.page}"
         )
     rows = keep_where(rows, options.where, lists["train"])
-    _check_links(root, lists)
     records = _records(root, rows, CLASSES[classes], "val" not in lists)
-    if not any((root / record.image).exists() for record in records):
-        raise UserError(f"{root} has none of the {len(records)} images in {', '.join(lists)}; unpack the archive there")
+    there = _images(root, lists)
+    if there.isdisjoint(record.image for record in records):
+        raise UserError(
+            f"{root} has none of the {len(records)} images in {', '.join(lists)}; unpack the archive of {LAYOUT.page} there"
+        )
     rule = release if "val" in lists else f"{release}-{VAL_RULE}"
     tables = {path.name: path for path in lists.values()}
-    return Covidx(root=root, version=version_of(rule, tables, options), records=records, classes=classes)
+    return Covidx(
+        root=root,
+        version=version_of(rule, tables, options),
+        records=records,
+        classes=classes,
+        flags=(*_unnamed(records), *partial_download((record.image for record in records), there, there)),
+        known_counts={} if options.where else KNOWN_COUNTS.get(release, {}),
+    )
 
 
 def _lists(root: Path, chosen: str) -> tuple[str, dict[str, Path]]:
@@ -110,15 +121,19 @@ def _lists(root: Path, chosen: str) -> tuple[str, dict[str, Path]]:
     return release, {split: path for split, path in paths.items() if path.exists()}
 
 
-def _check_links(root: Path, folders: Iterable[str]) -> None:
-    """Raises UserError for a folder or an image that is a link out of the root; quicker than asking for every line."""
-    for folder in folders:
-        if (root / folder).is_dir():
-            inside(root, folder, "the layout")
-            with os.scandir(root / folder) as entries:
-                for entry in entries:
-                    if entry.is_symlink():
-                        inside(root, f"{folder}/{entry.name}", folder)
+def _images(root: Path, folders: Iterable[str]) -> frozenset[str]:
+    """Folder and file of every image there. Raises UserError for a folder or an image that is a link out of the root."""
+    there = [folder for folder in folders if (root / folder).is_dir()]
+    return frozenset(f"{folder}/{name}" for folder in there for name in list_files(root, folder))
+
+
+def _unnamed(records: Iterable[Record]) -> tuple[str, ...]:
+    """The flag "patients-unknown" where lines lack a source or repeat the name of the file as the patient."""
+    for record in records:
+        source, _, patient = record.patient.partition(":")
+        if not source or patient == PurePosixPath(record.image).stem:
+            return ("patients-unknown",)
+    return ()
 
 
 def read_list(path: Path, split: str) -> list[dict[str, str]]:
@@ -137,7 +152,9 @@ def read_list(path: Path, split: str) -> list[dict[str, str]]:
         if cells and len(cells) not in (3, 4):
             raise UserError(f"{path} line {number} is not PATIENT FILE CLASS SOURCE; download it again from {LAYOUT.page}")
         if cells and (PurePosixPath(cells[1]).name != cells[1] or "\\" in cells[1]):
-            raise UserError(f"{path} line {number} names {cells[1]!r}, which is not a plain file name; download it again")
+            raise UserError(
+                f"{path} line {number} names {cells[1]!r}, which is not a plain file name; download it again from {LAYOUT.page}"
+            )
         if cells:
             patient, name, word, source = (*cells, "")[:4]
             rows.append({"patient": patient, "filename": name, "class": word, "source": source, "list": split})
@@ -157,14 +174,15 @@ def _records(
         attributes = {"source": row["source"], "class": row["class"], "list": row["list"]}
         if other is not None and other.patient != patient:
             raise UserError(
-                f"the {row['list']} list of {root} has {row['filename']} of {other.patient} and {patient}; get it again"
+                f"the {row['list']} list of {root} has {row['filename']} of {other.patient} and {patient}; "
+                f"get it again from {LAYOUT.page}"
             )
         if other is not None and other.labels != labels:  # listed as both: unknown, and named for verify
             labels, attributes = (
                 (math.nan,) * len(labels),
                 attributes | {"class": f"{other.attributes['class']}, {row['class']}"},
             )
-        val = draw_val and row["list"] == "train" and int(digest([VAL_RULE, patient], 8), 16) < 2**32 // 10
+        val = draw_val and row["list"] == "train" and draw(VAL_RULE, patient) < 1 / 10
         records[uid] = Record(
             uid=uid,
             patient=patient,

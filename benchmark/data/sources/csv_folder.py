@@ -26,7 +26,7 @@ from benchmark.types import SPLITS, Box, Record, digest
 REQUIRED = ("id", "patient_id", "split", "image")
 SECTIONS = {"findings": "findings", "impression": "impression", "report_text": "report"}  # column -> section
 ATTRIBUTES = ("source", "view", "sex", "age")
-VIEWS = ("", "PA", "AP", "FRONTAL", "LATERAL")
+VIEWS = ("", "PA", "AP", "FRONTAL", "LATERAL", "OTHER")
 SEXES = {"f": "F", "female": "F", "m": "M", "male": "M"}
 NAME = "records.csv"
 
@@ -232,7 +232,7 @@ def _stamp(root: Path, real_root: str, file: str, folders: dict[str, str]) -> tu
 def _record(row: Row, classes: tuple[str, ...]) -> Record:
     view = row.get("view").upper()
     if view not in VIEWS:
-        row.refuse(f"view {row.get('view')!r} is not one of PA, AP, frontal, lateral; leave it empty if it is unknown")
+        row.refuse(f"view {row.get('view')!r} is not one of PA, AP, frontal, lateral, other; leave it empty if it is unknown")
     names = _names(row)
     sections = {section: row.get(column).replace("\r\n", "\n") for column, section in SECTIONS.items()}
     attributes = {column: row.get(column) for column in ATTRIBUTES}

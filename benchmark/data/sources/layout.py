@@ -1,19 +1,33 @@
-"""What the official layouts of data sets share: finding the root, reading tables, naming files inside it, a version."""
+"""What the official layouts of data sets share: finding the root, reading tables, naming files inside it, a version.
+
+Every source has `known_counts`, what its publisher or a reader of the whole release counted, for `verify` to compare: {} where
+--where chose rows or the release is unknown. Keys: "images", "patients", "studies", "reports" (studies with any text),
+"boxes", "images with boxes", "images with masks", "positive/CLASS", "images/SPLIT" (of Record.split) and "official/NAME"
+(of Record.attributes["official_split"]). A key stands only where the number has a source and the source file cites it.
+"""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.data.gray import DECODING
+from benchmark.data.images import read_image
+from benchmark.data.sections import PARSER
 from benchmark.data.sources import SourceOptions
-from benchmark.errors import UserError
+from benchmark.errors import ImageError, UserError
 from benchmark.registry import unknown
-from benchmark.types import digest
+from benchmark.types import Record, digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +127,28 @@ def read_table(path: Path, columns: Sequence[str], layout: Layout, delimiter: st
     return [dict(zip(header, map(str.strip, cells))) for _, cells in table[1:]]
 
 
+def stream_table(path: Path, columns: Sequence[str], layout: Layout) -> Iterator[dict[str, str]]:
+    """The named columns of a .csv or .csv.gz, without the whole in memory, with the errors of `read_table`."""
+    again = f"download it again from {layout.page}"
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            header = [name.strip() for name in next(reader, [])]
+            missing = [name for name in columns if name not in header]
+            if missing:
+                raise UserError(f"{path} lacks the columns {', '.join(missing)} that {layout.title} has; {again}")
+            places = [(name, header.index(name)) for name in columns]
+            for cells in filter(any, reader):
+                if len(cells) != len(header):
+                    raise UserError(f"{path} line {reader.line_num} has {len(cells)} cells, the header {len(header)}; {again}")
+                yield {name: cells[place].strip() for name, place in places}
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8, as {layout.title} publishes it; {again}") from error
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise UserError(f"{path} cannot be read to its end ({error}); check its permissions, or {again}") from error
+
+
 def inside(root: Path, relative: str, where: str) -> str:
     """The POSIX path of a file inside the root, as a table names it.
 
@@ -132,6 +168,48 @@ def inside(root: Path, relative: str, where: str) -> str:
     return pure.as_posix()
 
 
+def read_inside(root: Path, record: Record) -> NDArray[np.uint8]:
+    """(H, W) uint8 of a record's image. Raises ImageError, also for a link that leads out of the root."""
+    try:
+        path = inside(root, record.image, "the table")
+    except UserError as error:
+        raise ImageError(record.uid, str(error)) from error
+    return read_image(root / path, record.uid)
+
+
+def list_files(root: Path, folder: str, ending: str = "") -> frozenset[str]:
+    """Names of what lies in a folder and ends so, without that ending; one look at the folder, none at each file.
+
+    Raises:
+        UserError: it cannot be read, or is or has a link that leads out of the root.
+    """
+    inside(root, folder, "the layout")
+    try:
+        with os.scandir(root / folder) as entries:
+            found = [(entry.name, entry.is_symlink()) for entry in entries if entry.name.endswith(ending)]
+    except OSError as error:
+        raise UserError(f"{root / folder} cannot be read as a folder ({error.strerror}); unpack it there again") from error
+    for name in (name for name, is_link in found if is_link):
+        inside(root, f"{folder}/{name}", folder)
+    return frozenset(name.removesuffix(ending) for name, _ in found)
+
+
+def partial_download(kept: Iterable[str], listed: Iterable[str], found: Collection[str]) -> tuple[str, ...]:
+    """The flag "partial-download" where files are missing or a table was cut short, else none.
+
+    Args:
+        kept: names that the rows kept need.
+        listed: names that the whole table knows.
+        found: names that lie there.
+    """
+    return () if set(found).issuperset(kept) and set(found).issubset(listed) else ("partial-download",)
+
+
+def draw(rule: str, name: str) -> float:
+    """The number in [0, 1) by which a named rule places a patient or an image: it depends on both names alone."""
+    return int(digest([rule, name], 8), 16) / 2**32
+
+
 def keep_where(rows: list[dict[str, str]], where: Iterable[tuple[str, str]], path: Path) -> list[dict[str, str]]:
     """The rows that `--where column=value` keeps. Raises UserError for an unknown column or a value that none has."""
     for column, value in where:
@@ -147,6 +225,6 @@ def keep_where(rows: list[dict[str, str]], where: Iterable[tuple[str, str]], pat
 
 
 def version_of(release: str, tables: Mapping[str, Path], options: SourceOptions) -> str:
-    """RELEASE-DIGEST: the digest covers the bytes of the tables and the filter, not the images, which `verify` decodes."""
+    """RELEASE-DIGEST: of the bytes of the tables, the filter, how files are decoded and reports cut; `verify` reads images."""
     found = {name: sha256(path.read_bytes()).hexdigest() for name, path in sorted(tables.items())}
-    return f"{release}-{digest([found, sorted(options.where)], 8)}"
+    return f"{release}-{digest([found, sorted(options.where), DECODING, PARSER], 8)}"

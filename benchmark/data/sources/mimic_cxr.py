@@ -12,9 +12,10 @@ labels, those no labeler could label have no row; labels are of studies, alphabe
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
@@ -25,31 +26,37 @@ from numpy.typing import NDArray
 
 from benchmark.data.sections import report_sections
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.chexpert import CLASSES, read_inside, read_labels, settle, stream_table
-from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, version_of
+from benchmark.data.sources.chexpert import CLASSES, read_labels, settle
+from benchmark.data.sources.layout import (
+    Layout,
+    find_root,
+    keep_where,
+    list_files,
+    partial_download,
+    read_inside,
+    stream_table,
+    version_of,
+)  # fmt: skip
+from benchmark.data.sources.mimic_reports import place, read_reports, report_root
 from benchmark.errors import ImageError, UserError
-from benchmark.types import Record, digest
+from benchmark.types import Record
 
 PAGE = "https://physionet.org/content/mimic-cxr-jpg/"
 LAYOUT = Layout(name="mimic-cxr", title="MIMIC-CXR-JPG", page=PAGE, files=(), folder="mimic-cxr-jpg")
 HAND_LABELS = "mimic-cxr-2.1.0-test-set-labeled.csv"  # its presence tells 2.1.0 from 2.0.0
 SPLITS = {"train": "train", "validate": "val", "test": "test"}
+KNOWN_COUNTS = {  # Johnson et al., Scientific Data 6, 317 (2019); of train: https://huggingface.co/microsoft/rad-dino
+    "images": 377_110, "patients": 65_379, "studies": 227_835, "images/train": 368_960,
+}  # fmt: skip
 _METADATA = (
     "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "StudyDate",
     "ViewCodeSequence_CodeMeaning",
 )  # fmt: skip
 _SPLIT = ("dicom_id", "study_id", "subject_id", "split")
-# Decubitus and axial images are frontal. Obliques and swimmers are neither, so their view stays unknown.
-_VIEWS = {
-    "PA": "PA", "AP": "AP", "LATERAL": "LATERAL", "LL": "LATERAL", "RL": "LATERAL", "XTABLE LATERAL": "LATERAL",
-    "AP AXIAL": "FRONTAL", "AP LLD": "FRONTAL", "AP RLD": "FRONTAL", "PA LLD": "FRONTAL", "PA RLD": "FRONTAL",
-}  # fmt: skip
-_CODED = {  # ViewCodeSequence_CodeMeaning, for rows without ViewPosition
-    "postero-anterior": "PA", "antero-posterior": "AP", "lateral": "LATERAL",
-    "left lateral": "LATERAL", "right lateral": "LATERAL",
-}  # fmt: skip
-_PROBES = 200  # studies looked up to tell whether a folder holds reports
-_READERS = 16  # threads: reports are many small files, and disks in networks answer slowly
+# As in the field, frontal means that ViewPosition says PA or AP (MGCA, BenchX and others keep those). Decubitus, axial and
+# oblique images and those without ViewPosition are OTHER, but for what ViewCodeSequence_CodeMeaning calls lateral.
+_VIEWS = {"PA": "PA", "AP": "AP", "LATERAL": "LATERAL", "LL": "LATERAL", "RL": "LATERAL", "XTABLE LATERAL": "LATERAL"}
+_CODED = dict.fromkeys(("lateral", "left lateral", "right lateral"), "LATERAL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +65,10 @@ class MimicCxr:
 
     uid: dicom_id. Labels: of the CheXpert labeler; 1, 0, and nan for what is not mentioned, uncertain, or of a study without
     labels. Record.attributes: "uncertain" and "negbio_disagrees" (classes on which the two labelers differ) joined by ";",
-    "ViewPosition" as written, "StudyDate", "procedure", and "report": "missing", "empty" or "no sections" where reports are
-    there but this one says nothing.
-    flags: "no-reports" where no folder of reports was found, "partial-reports" where some are missing.
+    "ViewPosition" and "coded_view" as written, "StudyDate", "procedure", and "report": "missing", "empty" or "no sections"
+    where reports are there but this one says nothing.
+    flags: "no-reports" where no folder of reports was found, "partial-reports" where some are missing, "partial-download"
+    where subjects of the tables have no folder of images, or folders are of no subject of the tables.
     """
 
     root: Path
@@ -71,6 +79,7 @@ class MimicCxr:
     classes: tuple[str, ...] = CLASSES
     mask_names: tuple[str, ...] = ()
     box_classes: tuple[str, ...] = ()
+    known_counts: Mapping[str, int] = field(default_factory=dict)  # as layout.py says
 
     def image(self, record: Record) -> NDArray[np.uint8]:
         """(H, W) uint8. Raises ImageError."""
@@ -92,23 +101,28 @@ def open_source(location: str, options: SourceOptions) -> MimicCxr:
         UserError: one sentence naming the table, row or folder and the way out.
     """
     root = _find(location, options)
-    inside(root, "files", "the layout")
     tables = {kind: _table(root, kind) for kind in ("metadata", "split", "chexpert", "negbio")}
     files = {path.name: path for path in tables.values() if path is not None}
     rows = _rows(_need(tables, "metadata", root), _need(tables, "split", root))
+    listed = frozenset(row["subject_id"] for row in rows)
+    there = _subjects(root, listed)
     rows = keep_where(rows, options.where, Path("metadata and split"))
     studies = {row["study_id"]: row["subject_id"] for row in rows}
     labels = _labels(_need(tables, "chexpert", root))
     negbio = _labels(tables["negbio"]) if tables["negbio"] is not None else {}
-    folder = _report_root(root, studies)
-    texts = {} if folder is None else _reports(folder, studies)
+    folder = report_root(root, studies)
+    texts = {} if folder is None else read_reports(folder, studies)
     missing = sum(text is None for text in texts.values())
     release = "2.1.0" if (root / HAND_LABELS).is_file() else "2.0.0"
     return MimicCxr(
         root=root,
         version=_version(release, files, options, texts),
         records=tuple(_records(rows, labels, negbio, texts)),
-        flags=("no-reports",) if folder is None else ("partial-reports",) if missing else (),
+        flags=(
+            *(("no-reports",) if folder is None else ("partial-reports",) if missing else ()),
+            *partial_download((row["subject_id"] for row in rows), listed, there),
+        ),
+        known_counts={} if options.where else KNOWN_COUNTS,
     )
 
 
@@ -122,6 +136,16 @@ def _find(location: str, options: SourceOptions) -> Path:
         except UserError as error:
             refused = refused or error
     raise refused or UserError(f"--data {LAYOUT.name}: no folder was tried; name one")
+
+
+def _subjects(root: Path, listed: frozenset[str]) -> frozenset[str]:
+    """Subjects with a folder of images. Raises UserError for none listed, or a folder out of reach or out of the root."""
+    groups = sorted(name for name in list_files(root, "files") if re.fullmatch(r"p\d\d", name))
+    found = (name for group in groups for name in list_files(root, f"files/{group}"))
+    subjects = frozenset(name[1:] for name in found if re.fullmatch(r"p\d+", name))
+    if subjects.isdisjoint(listed):
+        raise UserError(f"{root} has images of none of {len(listed):,} subjects in files/p10 to p19; download them from {PAGE}")
+    return subjects
 
 
 def _table(root: Path, kind: str) -> Path | None:
@@ -181,49 +205,15 @@ def _labels(path: Path) -> dict[str, tuple[tuple[float, ...], str]]:
     return found
 
 
-def _place(subject: str, study: str) -> str:
-    return f"files/p{subject[:2]}/p{subject}/s{study}"
-
-
-def _report_root(root: Path, studies: Mapping[str, str]) -> Path | None:
-    """The folder below which reports lie; None where there are none."""
-    above = [root.parent.parent / "mimic-cxr" / release for release in ("2.1.0", "2.0.0")]
-    items = list(studies.items())
-    probes = [_place(subject, study) + ".txt" for study, subject in items[:: max(1, len(items) // _PROBES)]]
-    for folder in (root, root / "mimic-cxr-reports", root.parent / "mimic-cxr-reports", *above):
-        if any((folder / probe).is_file() for probe in probes):
-            return folder
-    packed = next((path for path in (root, root.parent) if (path / "mimic-cxr-reports.zip").is_file()), None)
-    if packed is not None:
-        raise UserError(f"{packed} holds mimic-cxr-reports.zip and no reports; unpack it there")
-    return None
-
-
-def _reports(folder: Path, studies: Mapping[str, str]) -> dict[str, str | None]:
-    """Study -> text of its report, None where the file is missing."""
-
-    def read(item: tuple[str, str]) -> str | None:
-        place = inside(folder, _place(item[1], item[0]) + ".txt", "the table of studies")
-        try:
-            return (folder / place).read_bytes().decode("utf-8-sig")
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise UserError(f"{folder / place} cannot be read ({error.strerror}); check its permissions") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"{folder / place} is not UTF-8 (byte {error.start}); unpack the reports again") from error
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        return dict(zip(studies, pool.map(read, studies.items())))
-
-
 def _version(release: str, files: Mapping[str, Path], options: SourceOptions, texts: Mapping[str, str | None]) -> str:
     """The version of the tables, with a digest of the reports where there are any."""
     version = version_of(release, files, options)
     if not texts:
         return version
-    hashes = [(study, None if text is None else sha256(text.encode()).hexdigest()) for study, text in sorted(texts.items())]
-    return f"{version}-{digest(hashes, 8)}"
+    found = sha256()
+    for study, text in sorted(texts.items()):
+        found.update(f"\n{study} {-1 if text is None else len(text)} {text or ''}".encode())
+    return f"{version}-{found.hexdigest()[:8]}"
 
 
 def _records(
@@ -239,11 +229,12 @@ def _records(
         if study not in sections:
             sections[study] = report_sections(texts.get(study) or "")
         values, uncertain = labels.get(study, unlabelled)
-        position = row["ViewPosition"].upper()
+        position, coded = row["ViewPosition"].upper(), row["ViewCodeSequence_CodeMeaning"]
         attributes = {
             "uncertain": uncertain,
             "negbio_disagrees": _differ((values, uncertain), negbio[study]) if study in negbio else "",
             "ViewPosition": row["ViewPosition"],
+            "coded_view": coded,
             "StudyDate": row["StudyDate"],
             "procedure": row["PerformedProcedureStepDescription"],
             "report": _silence(texts.get(study, ""), sections[study]) if texts else "",
@@ -253,14 +244,15 @@ def _records(
             patient=subject,
             study=study,
             split=SPLITS[row["split"]],
-            image=f"{_place(subject, study)}/{row['dicom_id']}.jpg",
-            view=_VIEWS.get(position, "") if position else _CODED.get(row["ViewCodeSequence_CodeMeaning"].lower(), ""),
+            image=f"{place(subject, study)}/{row['dicom_id']}.jpg",
+            view=_VIEWS.get(position, "OTHER") if position else _CODED.get(coded.lower(), "OTHER"),
             sections=sections[study],
             labels=values,
             attributes={name: value for name, value in attributes.items() if value},
         )
 
 
+@lru_cache(maxsize=65_536)
 def _differ(one: tuple[tuple[float, ...], str], other: tuple[tuple[float, ...], str]) -> str:
     """The classes to which two labelers give another of: 1, 0, uncertain, not mentioned."""
     states = [

@@ -19,7 +19,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from benchmark.data.images import image_shape, read_image
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, read_table, version_of
+from benchmark.data.sources.layout import Layout, draw, find_root, inside, keep_where, partial_download, read_table, version_of
 from benchmark.errors import ImageError, UserError
-from benchmark.types import Box, Record, digest
+from benchmark.types import Box, Record
 
 LISTS = {"train_val_list.txt": "train", "test_list.txt": "test"}
 LAYOUT = Layout(
@@ -45,6 +45,14 @@ NO_FINDING = "No Finding"
 TABLES = {"v2020": "Data_Entry_2017_v2020.csv", "v2017": "Data_Entry_2017.csv"}  # the newer first
 BOXES = "BBox_List_2017.csv"
 SIZE = 1024  # pixels of a side; boxes refer to it
+KNOWN_COUNTS = {  # Wang et al. 2017 and the lists; classes as Data_Entry_2017_v2020.csv has them, where those sum up
+    "images": 112_120, "patients": 30_805, "official/train_val": 86_524, "official/test": 25_596, "images/test": 25_596,
+    "boxes": 984, "images with boxes": 880,
+    "positive/Atelectasis": 11_559, "positive/Cardiomegaly": 2_776, "positive/Consolidation": 4_667, "positive/Edema": 2_303,
+    "positive/Effusion": 13_317, "positive/Emphysema": 2_516, "positive/Fibrosis": 1_686, "positive/Hernia": 227,
+    "positive/Infiltration": 19_894, "positive/Mass": 5_782, "positive/Nodule": 6_331, "positive/Pleural_Thickening": 3_385,
+    "positive/Pneumonia": 1_431, "positive/Pneumothorax": 5_302,
+}  # fmt: skip
 OLDEST = 120  # years; more is a mistake of the table
 VAL_RULE = "nih-val-eighth-0"  # the set has no val: an eighth of the patients of train_val_list.txt, by their own hash
 COLUMNS = ("Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "View Position")
@@ -62,6 +70,7 @@ class Nih:
     classes: tuple[str, ...] = CLASSES
     mask_names: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    known_counts: Mapping[str, int] = field(default_factory=dict)  # as layout.py says
 
     def image(self, record: Record) -> NDArray[np.uint8]:
         """(H, W) uint8. Raises ImageError."""
@@ -95,12 +104,15 @@ def open_source(location: str, options: SourceOptions) -> Nih:
     boxes = _boxes(root / BOXES, set(names))
     places = _places(root, names)
     rows = keep_where(rows, options.where, table)
+    kept = [row["Image Index"] for row in rows]
     records = tuple(_record(row, splits, boxes, places, table) for row in rows)
     _check_size(root, boxes, places)
     tables = {path.name: path for path in (table, root / BOXES, *(root / name for name in LISTS)) if path.exists()}
     return Nih(
         root=root, version=version_of(f"{release}-{VAL_RULE}", tables, options), records=records,
         box_classes=BOX_CLASSES if boxes else (),
+        flags=partial_download(kept, names, places) or partial_download((), names, splits),
+        known_counts={} if options.where else KNOWN_COUNTS,
     )  # fmt: skip
 
 
@@ -122,7 +134,9 @@ def _splits(root: Path) -> dict[str, str]:
             raise UserError(f"{root / name} cannot be read ({error}); download it again from {LAYOUT.page}") from error
         for line in lines:
             if splits.setdefault(line, split) != split:
-                raise UserError(f"{root / name} names {line!r}, which train_val_list.txt names too; download both again")
+                raise UserError(
+                    f"{root / name} names {line!r}, which train_val_list.txt names too; download both again from {LAYOUT.page}"
+                )
     return splits
 
 
@@ -139,12 +153,16 @@ def _boxes(path: Path, names: set[str]) -> dict[str, list[Box]]:
         raise UserError(f"{path} cannot be read ({error}); download it again from {LAYOUT.page}") from error
     found: dict[str, list[Box]] = {}
     if not table or [cell.strip() for cell in table[0][:2]] != ["Image Index", "Finding Label"]:
-        raise UserError(f"{path} does not begin with Image Index,Finding Label,Bbox [x,y,w,h]; download it again")
+        raise UserError(
+            f"{path} does not begin with Image Index,Finding Label,Bbox [x,y,w,h]; download it again from {LAYOUT.page}"
+        )
     for line, cells in enumerate(table[1:], 2):
         if any(cells):
             name, box = _box(cells, f"{path} line {line}")
             if name not in names:
-                raise UserError(f"{path} line {line} names {name!r}, which the table lacks; download both again")
+                raise UserError(
+                    f"{path} line {line} names {name!r}, which the table lacks; download both again from {LAYOUT.page}"
+                )
             found.setdefault(name, []).append(box)
     return found
 
@@ -156,9 +174,14 @@ def _box(cells: list[str], where: str) -> tuple[str, Box]:
     label = {"Infiltrate": "Infiltration"}.get(cells[1].strip(), cells[1].strip())
     x, y, width, height = values
     if label not in BOX_CLASSES:
-        raise UserError(f"{where} has the finding {label!r}, which is not one of {', '.join(BOX_CLASSES)}; download it again")
+        raise UserError(
+            f"{where} has the finding {label!r}, which is not one of {', '.join(BOX_CLASSES)}; "
+            f"download it again from {LAYOUT.page}"
+        )
     if min(x, y) < 0 or min(width, height) <= 0 or max(x + width, y + height) > SIZE:
-        raise UserError(f"{where} has a box without area or outside {SIZE} x {SIZE} pixels; download it again")
+        raise UserError(
+            f"{where} has a box without area or outside {SIZE} x {SIZE} pixels; download it again from {LAYOUT.page}"
+        )
     return cells[0].strip(), Box(label, x, y, x + width, y + height)
 
 
@@ -170,12 +193,11 @@ def _number(cell: str) -> float:
 
 
 def _places(root: Path, names: list[str]) -> dict[str, str]:
-    """Image name -> POSIX path inside the root, of those that are there.
+    """Image name -> POSIX path inside the root, of every PNG that is there.
 
     Raises:
         UserError: none is there, one is there twice, or a link leads out of the root.
     """
-    wanted = set(names)
     places: dict[str, str] = {}
     for folder in ("images", *(f"images_{part:03}/images" for part in range(1, 13))):
         if not (root / folder).is_dir():
@@ -184,9 +206,9 @@ def _places(root: Path, names: list[str]) -> dict[str, str]:
         with os.scandir(root / folder) as entries:
             for entry in entries:
                 path = inside(root, f"{folder}/{entry.name}", folder) if entry.is_symlink() else f"{folder}/{entry.name}"
-                if entry.name in wanted and places.setdefault(entry.name, path) != path:
+                if entry.name.endswith(".png") and places.setdefault(entry.name, path) != path:
                     raise UserError(f"{root} has {path} and {places[entry.name]}; keep one copy of the images")
-    if not places:
+    if places.keys().isdisjoint(names):
         raise UserError(
             f"{root} has none of the {len(names)} images in images or images_001/images to images_012/images; unpack the "
             f"archives images_001.tar.gz to images_012.tar.gz of {LAYOUT.page} there"
@@ -215,7 +237,9 @@ def _record(
 ) -> Record:
     name, patient, age = row["Image Index"], row["Patient ID"], row["Patient Age"]
     if not re.fullmatch(r"[\w-]+\.png", name, re.ASCII):
-        raise UserError(f"{table} names {name!r}, which is not a file name like 00000001_000.png; download it again")
+        raise UserError(
+            f"{table} names {name!r}, which is not a file name like 00000001_000.png; download it again from {LAYOUT.page}"
+        )
     if name not in splits:
         raise UserError(f"{' and '.join(LISTS)} lack {name!r} of {table.name}; download them again from {LAYOUT.page}")
     findings = set(row["Finding Labels"].split("|"))
@@ -224,7 +248,8 @@ def _record(
         raise UserError(f"{table} has the findings {row['Finding Labels']!r} for {name}; download it again from {LAYOUT.page}")
     known = age.isdecimal() and int(age) <= OLDEST
     sex, view = row.get("Patient Sex", row.get("Patient Gender", "")), row["View Position"]
-    attributes = {"view": view, "sex": sex, "age": age, "follow_up": row["Follow-up #"]}
+    official = "train_val" if splits[name] == "train" else "test"
+    attributes = {"official_split": official, "view": view, "sex": sex, "age": age, "follow_up": row["Follow-up #"]}
     return Record(
         uid=name.removesuffix(".png"),
         patient=patient,
@@ -241,4 +266,4 @@ def _record(
 
 
 def _is_val(patient: str) -> bool:
-    return int(digest([VAL_RULE, patient], 8), 16) < 2**32 // 8
+    return draw(VAL_RULE, patient) < 1 / 8

@@ -6,13 +6,15 @@
 An annotation is "TYPE x1 y1 x2 y2;TYPE ...": type 0 a rectangle and 1 an ellipse, by their left-top and right-bottom corners, 2
 a polygon by its corners; empty where there is no object. Facts: https://jfhealthcare.github.io/object-CXR/ (the challenge is
 over; https://academictorrents.com/details/fdc91f11d7010f7259a05403fc9d00079a09f5d5 has the files). The challenge's test set was
-not published: dev is the test split, as in earlier work. No patients are named; each image counts as one.
+not published: dev is the test split, as in earlier work. No patients are named; each image counts as
+one, and the flag "patients-unknown" says so.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -20,9 +22,19 @@ from numpy.typing import NDArray
 
 from benchmark.data.images import image_shape, read_image
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, read_table, version_of
+from benchmark.data.sources.layout import (
+    Layout,
+    draw,
+    find_root,
+    inside,
+    keep_where,
+    list_files,
+    partial_download,
+    read_table,
+    version_of,
+)
 from benchmark.errors import ImageError, UserError
-from benchmark.types import Box, Record, digest
+from benchmark.types import Box, Record
 
 LAYOUT = Layout(
     name="object-cxr", title="Object-CXR", page="https://jfhealthcare.github.io/object-CXR/",
@@ -32,6 +44,9 @@ OBJECT = "Foreign Object"
 VAL_RULE = (
     "object-cxr-val-fifth-0"  # the set has no val: a fifth of train by the hash of the file name, the share of earlier work
 )
+KNOWN_COUNTS = {  # the challenge's page: half of the images with objects
+    "images": 9_000, "official/train": 8_000, "official/dev": 1_000, "images/test": 1_000, "positive/Foreign Object": 4_500,
+}  # fmt: skip
 RECTANGLE, ELLIPSE, POLYGON = "0", "1", "2"
 
 
@@ -69,7 +84,8 @@ class ObjectCxr:
     classes: tuple[str, ...] = (OBJECT,)
     mask_names: tuple[str, ...] = (OBJECT,)
     box_classes: tuple[str, ...] = (OBJECT,)
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ("patients-unknown",)
+    known_counts: Mapping[str, int] = field(default_factory=dict)  # as layout.py says
 
     def image(self, record: Record) -> NDArray[np.uint8]:
         """(H, W) uint8. Raises ImageError."""
@@ -99,21 +115,38 @@ def open_source(location: str, options: SourceOptions) -> ObjectCxr:
     for name, path in tables.items():
         split = name.removesuffix(".csv")
         rows += [row | {"official_split": split} for row in read_table(path, ("image_name", "annotation"), LAYOUT)]
+    there = {f"{split}/{name}" for split in ("train", "dev") for name in list_files(root, split) if name.endswith(".jpg")}
+    listed = {_uid(row) for row in rows}
+    if there.isdisjoint(listed):
+        raise UserError(
+            f"{root} has none of the {len(listed)} images in train and dev; unpack train.zip and dev.zip of {LAYOUT.page} there"
+        )
     records = _records(root, keep_where(rows, options.where, root / "train.csv"))
-    if not any((root / record.image).exists() for record in records):
-        raise UserError(f"{root} has none of the {len(records)} images in train and dev; unpack train.zip and dev.zip there")
-    return ObjectCxr(root=root, version=version_of(VAL_RULE, tables, options), records=records)
+    return ObjectCxr(
+        root=root,
+        version=version_of(VAL_RULE, tables, options),
+        records=records,
+        flags=("patients-unknown", *partial_download((record.uid for record in records), listed, there)),
+        known_counts={} if options.where else KNOWN_COUNTS,
+    )
 
 
 def _records(root: Path, rows: list[dict[str, str]]) -> tuple[Record, ...]:
     records: dict[str, Record] = {}
     for row in rows:
-        split, name = row["official_split"], PurePosixPath(row["image_name"]).name  # some copies name /path/NAME.jpg
-        table, uid = root / f"{split}.csv", f"{split}/{name}"
+        uid = _uid(row)
+        table, name = root / f"{row['official_split']}.csv", uid.partition("/")[2]
         if not name or uid in records:
-            raise UserError(f"{table} has the image {name!r} more than once or without a name; download it again")
+            raise UserError(
+                f"{table} has the image {name!r} more than once or without a name; download it again from {LAYOUT.page}"
+            )
         records[uid] = _record(uid, inside(root, uid, str(table)), row["annotation"], f"{table}, {name}")
     return tuple(records.values())
+
+
+def _uid(row: Mapping[str, str]) -> str:
+    """Folder and file; some copies of the tables name /path/NAME.jpg."""
+    return f"{row['official_split']}/{PurePosixPath(row['image_name']).name}"
 
 
 def _record(uid: str, image: str, annotation: str, where: str) -> Record:
@@ -137,7 +170,7 @@ def _record(uid: str, image: str, annotation: str, where: str) -> Record:
 
 
 def _is_val(uid: str) -> bool:
-    return int(digest([VAL_RULE, uid], 8), 16) < 2**32 // 5
+    return draw(VAL_RULE, uid) < 1 / 5
 
 
 def parse_annotation(text: str, where: str) -> tuple[Shape, ...]:

@@ -8,6 +8,9 @@ Facts: https://openi.nlm.nih.gov/faq and Demner-Fushman et al., JAMIA 2016 (doi 
 files. One report a patient; 104 reports have no image. Names were replaced by XXXX, which stays. Findings are the headings that
 two coders gave (MeSH major), so that a heading that was not given means absent, except in reports that were not coded. There is
 no official split: SPLIT_RULE draws 70, 10 and 20 % of the patients by their own hash.
+
+Without the table of projections no view is known: lateral images, about half of the set, then stand among the frontal ones,
+and the flag "views-unknown" says so. With it, an image that it lacks is neither.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ from __future__ import annotations
 import math
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +27,19 @@ from numpy.typing import NDArray
 
 from benchmark.data.images import read_image
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, read_table, version_of
+from benchmark.data.sources.layout import (
+    Layout,
+    draw,
+    find_root,
+    inside,
+    keep_where,
+    list_files,
+    partial_download,
+    read_table,
+    version_of,
+)
 from benchmark.errors import ImageError, UserError
-from benchmark.types import Record, digest
+from benchmark.types import Record
 
 LAYOUT = Layout(
     name="open-i", title="Open-i (IU X-ray)", page="https://openi.nlm.nih.gov/faq", files=("ecgen-radiology",), folder="IU-XRay"
@@ -42,6 +55,7 @@ CLASSES = (
 SAME = {"pulmonary emphysema": "emphysema", "bullous emphysema": "emphysema", "hydropneumothorax": "pneumothorax",
         "hemopneumothorax": "pneumothorax"}  # fmt: skip  # headings that imply one of CLASSES
 UNCODED = {"no indexing", "technical quality of image unsatisfactory"}
+KNOWN_COUNTS = {"images": 7_470, "patients": 3_851, "studies": 3_851}  # counted in the published files, as above
 SPLIT_RULE = "open-i-70-10-20-0"
 
 
@@ -57,6 +71,7 @@ class OpenI:
     mask_names: tuple[str, ...] = ()
     box_classes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    known_counts: Mapping[str, int] = field(default_factory=dict)  # as layout.py says
 
     def image(self, record: Record) -> NDArray[np.uint8]:
         """(H, W) uint8. Raises ImageError."""
@@ -82,7 +97,7 @@ def open_source(location: str, options: SourceOptions) -> OpenI:
 
     Args:
         location: the folder, as it follows `open-i:`.
-        options: `where` keeps images by report, image, view (FRONTAL, LATERAL or empty) or mesh.
+        options: `where` keeps images by report, image, view (FRONTAL, LATERAL, OTHER or empty) or mesh.
 
     Raises:
         UserError: one sentence naming the file and the way out.
@@ -95,18 +110,31 @@ def open_source(location: str, options: SourceOptions) -> OpenI:
     if len(reports) < len(files):
         raise UserError(f"{root / 'ecgen-radiology'} has {len(files)} files of {len(reports)} reports; keep one copy of each")
     views = _views(root / PROJECTIONS)
-    rows = [
-        {"report": uid, "image": image, "view": views.get(_key(image), ""), "mesh": "; ".join(report.headings)}
-        for uid, report in reports.items()
-        for image in report.images
-    ]
+    rows = [row for report in reports.values() for row in _rows(report, views)]
     if not rows:
         raise UserError(f"no report of {root / 'ecgen-radiology'} names an image; download it again from {LAYOUT.page}")
-    folder = _folder(root, [row["image"] for row in rows])
+    listed = {row["image"]: None for row in rows}
+    folder = _folder(root, listed)
+    there = {name for name in list_files(root, folder, ".png") if folder != "." or name in listed}
     rows = keep_where(rows, options.where, root / "ecgen-radiology")
     records = tuple(_record(root, folder, row, reports[row["report"]]) for row in rows)
     tables = {path.name: path for path in (*files, root / PROJECTIONS) if path.exists()}
-    return OpenI(root=root, version=version_of(SPLIT_RULE, tables, options), records=records)
+    partial = partial_download((record.uid for record in records), listed, there)
+    return OpenI(
+        root=root,
+        version=version_of(SPLIT_RULE, tables, options),
+        records=records,
+        flags=(*(() if views else ("views-unknown",)), *(partial or partial_download((), map(_key, listed), views))),
+        known_counts={} if options.where else KNOWN_COUNTS,
+    )
+
+
+def _rows(report: Report, views: Mapping[str, str]) -> list[dict[str, str]]:
+    """A row for each image of a report."""
+    view, mesh = "OTHER" if views else "", "; ".join(report.headings)
+    return [
+        {"report": report.uid, "image": image, "view": views.get(_key(image), view), "mesh": mesh} for image in report.images
+    ]
 
 
 def read_report(path: Path) -> Report:
@@ -146,7 +174,9 @@ def _views(path: Path) -> dict[str, str]:
     rows = read_table(path, ("filename", "projection"), LAYOUT)
     strange = sorted({row["projection"] for row in rows} - {"Frontal", "Lateral"})
     if strange:
-        raise UserError(f"{path} has the projection {strange[0]!r} beside Frontal and Lateral; download it again")
+        raise UserError(
+            f"{path} has the projection {strange[0]!r} beside Frontal and Lateral; download it again from {LAYOUT.page}"
+        )
     return {_key(row["filename"].removesuffix(".png").removesuffix(".dcm")): row["projection"].upper() for row in rows}
 
 
@@ -159,7 +189,7 @@ def _key(image: str) -> str:
     return re.sub(r"^(\d+)_\1_", r"\1_", image.removeprefix("CXR"))
 
 
-def _folder(root: Path, images: list[str]) -> str:
+def _folder(root: Path, images: Collection[str]) -> str:
     """The folder that holds the images. Raises UserError where none does."""
     for folder in FOLDERS:
         if any((root / folder / f"{image}.png").exists() for image in images):
@@ -189,5 +219,5 @@ def _record(root: Path, folder: str, row: Mapping[str, str], report: Report) -> 
 
 
 def _split(patient: str) -> str:
-    share = int(digest([SPLIT_RULE, patient], 8), 16) / 2**32
+    share = draw(SPLIT_RULE, patient)
     return "train" if share < 0.7 else "val" if share < 0.8 else "test"

@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 
 from benchmark.data.dicom import dicom_shape, read_dicom, require_pydicom
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, read_table, version_of
+from benchmark.data.sources.layout import Layout, find_root, keep_where, list_files, partial_download, read_table, version_of
 from benchmark.errors import ImageError, UserError
 from benchmark.types import Box, Record, digest
 
@@ -43,6 +42,9 @@ LAYOUT = Layout(
 )
 RULE = "rsna-patient-60-20-20-0"
 FINDING = "Pneumonia"
+KNOWN_COUNTS = {  # of stage 2; by LoVT's split: 16,010 + 5,337 + 5,337 images, 3,584 + 1,210 + 1,218 positive ones
+    "images": 26_684, "positive/Pneumonia": 6_012, "boxes": 9_555, "images with boxes": 6_012,
+}  # fmt: skip
 _KINDS = ("Lung Opacity", "No Lung Opacity / Not Normal", "Normal")  # the first: images with boxes
 _CORNER = ("x", "y", "width", "height")
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]*")
@@ -61,6 +63,7 @@ class Rsna:
     classes: tuple[str, ...] = (FINDING,)
     mask_names: tuple[str, ...] = (FINDING,)
     box_classes: tuple[str, ...] = (FINDING,)
+    known_counts: Mapping[str, int] = field(default_factory=dict)  # as layout.py says
 
     def image(self, record: Record) -> NDArray[np.uint8]:
         """(H, W) uint8. Raises ImageError."""
@@ -92,11 +95,12 @@ def open_source(location: str, options: SourceOptions) -> Rsna:
     root = find_root(LAYOUT, location, options)
     rows, boxes = _labels(root / LABELS)
     _add_kinds(root / CLASSES, rows)
-    _check_files(root, rows)
+    found = _files(root, rows)
     mapping = root / MAPPING
     patients = _patients(mapping, rows) if mapping.is_file() else {}
     records = []
-    for row in keep_where(list(rows.values()), options.where, root / LABELS):
+    kept = keep_where(list(rows.values()), options.where, root / LABELS)
+    for row in kept:
         uid = row["patientId"]
         patient = patients.get(uid, uid)
         records.append(_record(row, boxes[uid], patient, split_of_patient(patient)))
@@ -104,8 +108,12 @@ def open_source(location: str, options: SourceOptions) -> Rsna:
     return Rsna(
         root=root,
         version=version_of(f"stage2-{RULE}", tables, options),
-        flags=() if patients else ("patients-unknown",),
+        flags=(
+            *(() if patients else ("patients-unknown",)),
+            *partial_download((row["patientId"] for row in kept), rows, found),
+        ),
         records=tuple(records),
+        known_counts={} if options.where else KNOWN_COUNTS,
     )
 
 
@@ -153,7 +161,9 @@ def _add_kinds(path: Path, rows: dict[str, dict[str, str]]) -> None:
         if uid not in rows:
             raise UserError(f"{path} names image {uid!r}, which {LABELS} lacks; download both again from {LAYOUT.page}")
         if kind not in _KINDS or rows[uid].setdefault("class", kind) != kind:
-            raise UserError(f"{path} gives image {uid!r} the class {kind!r}, unknown or a second one; download it again")
+            raise UserError(
+                f"{path} gives image {uid!r} the class {kind!r}, unknown or a second one; download it again from {LAYOUT.page}"
+            )
         if (kind == _KINDS[0]) != (rows[uid]["Target"] == "1"):
             raise UserError(f"{path} gives image {uid!r} the class {kind!r} and {LABELS} Target {rows[uid]['Target']}; "
                             f"download both again from {LAYOUT.page}")  # fmt: skip
@@ -162,18 +172,14 @@ def _add_kinds(path: Path, rows: dict[str, dict[str, str]]) -> None:
         raise UserError(f"{path} lacks image {missing!r}, which {LABELS} has; download both again from {LAYOUT.page}")
 
 
-def _check_files(root: Path, rows: Mapping[str, object]) -> None:
-    """Raises UserError if none of the images is there, or a link leads out of the folder."""
-    inside(root, IMAGES, str(root))
-    try:
-        with os.scandir(root / IMAGES) as entries:
-            found = [(entry.name, entry.is_symlink()) for entry in entries if entry.name.removesuffix(".dcm") in rows]
-    except OSError as error:
-        raise UserError(f"{root / IMAGES} cannot be read as a folder ({error.strerror}); unpack {IMAGES}.zip there") from error
-    if not found:
-        raise UserError(f"{root / IMAGES} has none of the {len(rows):,} images of {LABELS}; unpack {IMAGES}.zip there")
-    for name in (name for name, is_link in found if is_link):
-        inside(root, f"{IMAGES}/{name}", str(root / IMAGES))
+def _files(root: Path, rows: Mapping[str, object]) -> frozenset[str]:
+    """The images that are there. Raises UserError if none of the table is, or a link leads out of the folder."""
+    found = list_files(root, IMAGES, ".dcm")
+    if found.isdisjoint(rows):
+        raise UserError(
+            f"{root / IMAGES} has none of the {len(rows):,} images of {LABELS}; unpack {IMAGES}.zip of {LAYOUT.page} there"
+        )
+    return found
 
 
 def _patients(path: Path, rows: Mapping[str, object]) -> dict[str, str]:

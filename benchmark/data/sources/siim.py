@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from benchmark.data.dicom import dicom_shape, read_dicom, require_pydicom
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, read_table, version_of
+from benchmark.data.sources.layout import Layout, draw, find_root, inside, keep_where, partial_download, read_table, version_of
 from benchmark.errors import ImageError, UserError
 from benchmark.types import Record, digest
 
@@ -39,6 +40,8 @@ LAYOUT = Layout(
 )
 RULE = "siim-image-60-20-20-0"
 FINDING = "Pneumothorax"
+# By LoVT's split, 7,229 + 2,409 + 2,409 images; of the positive ones PRIOR's author, issue #12 of HKU-MedAI/PRIOR.
+KNOWN_COUNTS = {"images": 12_047, "positive/Pneumothorax": 2_669}
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]*")
 _RUNS = re.compile(r"\d{1,9} \d{1,9}(?: \d{1,9} \d{1,9})*")
 
@@ -59,6 +62,7 @@ class Siim:
     mask_names: tuple[str, ...] = (FINDING,)
     box_classes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ("patients-unknown",)
+    known_counts: Mapping[str, int] = field(default_factory=dict)  # as layout.py says
 
     def image(self, record: Record) -> NDArray[np.uint8]:
         """(H, W) uint8. Raises ImageError."""
@@ -93,7 +97,7 @@ def open_source(location: str, options: SourceOptions) -> Siim:
     runs = _runs(root / TABLE)
     places = _places(root)
     if not any(uid in places for uid in runs):
-        raise UserError(f"{root / IMAGES} has none of the {len(runs):,} images of {TABLE}; unpack them there")
+        raise UserError(f"{root / IMAGES} has none of the {len(runs):,} images of {TABLE}; unpack those of {LAYOUT.page} there")
     rows = [{"ImageId": uid, "positive": str(int(bool(texts)))} for uid, texts in runs.items()]
     rows = keep_where(rows, options.where, root / TABLE)
     return Siim(
@@ -101,6 +105,8 @@ def open_source(location: str, options: SourceOptions) -> Siim:
         version=version_of(RULE, {TABLE: root / TABLE}, options),
         records=tuple(_record(row["ImageId"], runs[row["ImageId"]], places) for row in rows),
         runs=runs,
+        flags=("patients-unknown", *partial_download((row["ImageId"] for row in rows), places, places)),
+        known_counts={} if options.where else KNOWN_COUNTS,
     )
 
 
@@ -171,7 +177,7 @@ def _places(root: Path) -> dict[str, str]:
 
 def _record(uid: str, texts: tuple[str, ...], places: dict[str, str]) -> Record:
     path = places.get(uid, f"{IMAGES}/{uid}.dcm")
-    place = int(digest([RULE, uid], 8), 16) / 2**32
+    place = draw(RULE, uid)
     return Record(
         uid=uid,
         patient=uid,

@@ -8,7 +8,8 @@ Facts: https://github.com/yun-liu/Tuberculosis and Liu et al., CVPR 2020 and TPA
 latent (the files say "obsolete") and of an uncertain kind ("PulmonaryTuberculosis", which train and val do not use).
 annotations/xml is in pixels of larger originals and is not read. The labels of the official test images are kept by a
 challenge: official val is the test split here, and VAL_RULE sets a part of train apart. imgs/extra holds other sets
-(Montgomery, Shenzhen, DA, DB). No patients are named; each image counts as one. imgs/tb/tb1199.png has no box.
+(Montgomery, Shenzhen, DA, DB). No patients are named; each image counts as one, and the flag "patients-unknown"
+says so. imgs/tb/tb1199.png has no box.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from numpy.typing import NDArray
 
 from benchmark.data.images import read_image
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, version_of
+from benchmark.data.sources.layout import Layout, draw, find_root, inside, keep_where, list_files, partial_download, version_of
 from benchmark.errors import ImageError, UserError
-from benchmark.types import Box, Record, digest
+from benchmark.types import Box, Record
 
 TABLES = {"train": "annotations/json/TBX11K_train.json", "val": "annotations/json/TBX11K_val.json"}
 LISTS = {"train": "lists/TBX11K_train.txt", "val": "lists/TBX11K_val.txt"}
@@ -38,6 +39,11 @@ ACTIVE, LATENT, UNCERTAIN = "Active Tuberculosis", "Latent Tuberculosis", "Uncer
 KINDS = {"ActiveTuberculosis": ACTIVE, "ObsoletePulmonaryTuberculosis": LATENT, "PulmonaryTuberculosis": UNCERTAIN}
 CLASSES = ("Healthy", "Sick but not Tuberculosis", "Tuberculosis", ACTIVE, LATENT)
 FOLDERS = {"health": (1.0, 0.0, 0.0, 0.0, 0.0), "sick": (0.0, 1.0, 0.0, 0.0, 0.0), "tb": None}  # of tb, boxes tell the kind
+KNOWN_COUNTS = {  # Liu et al. 2020; of boxes and kinds: SUMMARY.md of https://github.com/dataset-ninja/tbx-11k
+    "images": 8_400, "official/train": 6_600, "official/val": 1_800, "images/test": 1_800, "boxes": 1_211,
+    "images with boxes": 799, "positive/Healthy": 3_800, "positive/Sick but not Tuberculosis": 3_800,
+    "positive/Tuberculosis": 800, "positive/Active Tuberculosis": 660, "positive/Latent Tuberculosis": 169,
+}  # fmt: skip
 VAL_RULE = "tbx11k-val-is-test-val-eighth-0"
 
 
@@ -52,7 +58,8 @@ class Tbx11k:
     classes: tuple[str, ...] = CLASSES
     mask_names: tuple[str, ...] = ()
     box_classes: tuple[str, ...] = (ACTIVE, LATENT)
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ("patients-unknown",)
+    known_counts: Mapping[str, int] = field(default_factory=dict)  # as layout.py says
 
     def image(self, record: Record) -> NDArray[np.uint8]:
         """(H, W) uint8. Raises ImageError."""
@@ -84,17 +91,23 @@ def open_source(location: str, options: SourceOptions) -> Tbx11k:
             raise UserError(f"{root / name} has {both[0]!r}, which {TABLES['train']} has too; download both from {LAYOUT.page}")
         rows += [{"file_name": file, "folder": file.partition("/")[0], "official_split": split} for file in found]
         boxes |= drawn
+    listed = [row["file_name"] for row in rows]
     rows = keep_where(rows, options.where, root / TABLES["train"])
     records = tuple(_record(root, row, tuple(boxes.get(row["file_name"], ()))) for row in rows)
-    if not any((root / record.image).exists() for record in records):
+    folders = [folder for folder in FOLDERS if (root / "imgs" / folder).is_dir()]
+    there = {f"{folder}/{name}" for folder in folders for name in list_files(root, f"imgs/{folder}")}
+    if there.isdisjoint(listed):
         raise UserError(
-            f"{root / 'imgs'} has none of the {len(records)} images in health, sick and tb; unpack the archive again"
+            f"{root / 'imgs'} has none of the {len(listed)} images in health, sick and tb; "
+            f"unpack the archive of {LAYOUT.page} again"
         )
     tables = {name: root / name for name in (*TABLES.values(), *LISTS.values()) if (root / name).exists()}
     kinds = {box.label for record in records for box in record.boxes or ()}
     return Tbx11k(
         root=root, version=version_of(VAL_RULE, tables, options), records=records,
         box_classes=tuple(kind for kind in KINDS.values() if kind in kinds),
+        flags=("patients-unknown", *partial_download((row["file_name"] for row in rows), listed, there)),
+        known_counts={} if options.where else KNOWN_COUNTS,
     )  # fmt: skip
 
 
@@ -128,12 +141,14 @@ def _box(image: Mapping[str, Any], kind: str, values: Any, path: Path) -> Box:
     numbers = [float(value) for value in values if type(value) in (int, float)] if isinstance(values, list) else []
     sizes = [float(image[side]) for side in ("width", "height") if type(image.get(side)) in (int, float)]
     if len(numbers) != 4 or len(sizes) != 2 or not all(map(math.isfinite, (*numbers, *sizes))):
-        raise UserError(f"{path}: a box of {image['file_name']} is not four numbers in a sized image; download it again")
+        raise UserError(
+            f"{path}: a box of {image['file_name']} is not four numbers in a sized image; download it again from {LAYOUT.page}"
+        )
     x, y, width, height = numbers
     if min(x, y) < 0 or min(width, height) <= 0 or x + width > sizes[0] + 1 or y + height > sizes[1] + 1:
         raise UserError(
             f"{path}: box {values} of {image['file_name']} has no area or leaves its {sizes[0]:g} x {sizes[1]:g} pixels; "
-            "download it again"
+            f"download it again from {LAYOUT.page}"
         )
     return Box(kind, x, y, min(x + width, sizes[0]), min(y + height, sizes[1]))  # a pixel of rounding is cut off
 
@@ -149,7 +164,8 @@ def _compare(path: Path, names: list[str]) -> None:
     other = sorted(listed ^ set(names))
     if other:
         raise UserError(
-            f"{path} and its annotations differ in {len(other)} images, the first is {other[0]!r}; download both again"
+            f"{path} and its annotations differ in {len(other)} images, the first is {other[0]!r}; download both again from "
+            f"{LAYOUT.page}"
         )
 
 
@@ -162,12 +178,15 @@ def _record(root: Path, row: Mapping[str, str], boxes: tuple[Box, ...]) -> Recor
     kinds = {box.label for box in boxes}
     known = FOLDERS[folder]
     if known is not None and boxes:
-        raise UserError(f"{TABLES[split]} of {root} has boxes in {file!r}, an image without tuberculosis; download it again")
+        raise UserError(
+            f"{TABLES[split]} of {root} has boxes in {file!r}, an image without tuberculosis; download it again from "
+            f"{LAYOUT.page}"
+        )
     drawn = (
         bool(kinds) and UNCERTAIN not in kinds
     )  # an image of tb without a box, or with one of an uncertain kind, tells no kind
     labels = known or (0.0, 0.0, 1.0, *(float(kind in kinds) if drawn else math.nan for kind in (ACTIVE, LATENT)))
-    val = split == "train" and int(digest([VAL_RULE, file], 8), 16) < 2**32 // 8
+    val = split == "train" and draw(VAL_RULE, file) < 1 / 8
     uid = file.removesuffix(".png")
     return Record(
         uid=uid,

@@ -21,10 +21,9 @@ VAL_RULE sets about a fifth of train apart by a hash of the image's own id (Benc
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +31,18 @@ from numpy.typing import NDArray
 
 from benchmark.data.dicom import read_dicom, require_pydicom
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.layout import Layout, find_root, inside, keep_where, read_table, version_of
+from benchmark.data.sources.layout import (
+    Layout,
+    draw,
+    find_root,
+    keep_where,
+    list_files,
+    partial_download,
+    read_table,
+    version_of,
+)
 from benchmark.errors import ImageError, UserError
-from benchmark.types import Box, Record, digest
+from benchmark.types import Box, Record
 
 FOLDERS = ("train", "test")
 TABLES = {
@@ -55,6 +63,7 @@ BOX_CLASSES = (
 )  # fmt: skip
 NO_FINDING = "No finding"
 CLASSES = (*BOX_CLASSES, "COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases", NO_FINDING)
+KNOWN_COUNTS = {"images": 18_000, "official/train": 15_000, "official/test": 3_000, "images/test": 3_000}  # Nguyen et al. 2022
 VAL_RULE = "vindr-cxr-val-fifth-0"
 SAME = 0.5  # intersection over union from which two radiologists mean the same
 _ALIASES = {"Other disease": "Other diseases"}
@@ -76,6 +85,7 @@ class VinDrCxr:
     mask_names: tuple[str, ...] = ()
     box_classes: tuple[str, ...] = BOX_CLASSES
     flags: tuple[str, ...] = ("patients-unknown",)
+    known_counts: Mapping[str, int] = field(default_factory=dict)  # as layout.py says
 
     def image(self, record: Record) -> NDArray[np.uint8]:
         """(H, W) uint8. Raises ImageError."""
@@ -101,20 +111,29 @@ def open_source(location: str, options: SourceOptions) -> VinDrCxr:
     require_pydicom("--data vindr-cxr")
     root = find_root(LAYOUT, location, options)
     labels, boxes, rows = {}, {}, []
+    listed, there = set[str](), set[str]()
     for folder in FOLDERS:
         found = _labels(root / TABLES[f"image_labels_{folder}"])
         both = next((uid for uid in found if uid in labels), None)
         if both is not None:
-            raise UserError(f"image {both!r} is in the tables of train and of test of {root}; download both again")
+            raise UserError(
+                f"image {both!r} is in the tables of train and of test of {root}; download both again from {LAYOUT.page}"
+            )
         labels.update({uid: vote(answers) for uid, answers in found.items()})
         boxes.update(_boxes(root / TABLES[f"annotations_{folder}"], labels))
         rows += [{"image_id": uid, "official_split": folder} for uid in found]
-        _check_files(root, folder, found)
+        listed |= {f"{folder}/{uid}" for uid in found}
+        names = list_files(root, folder, ".dicom")
+        there |= {f"{folder}/{name}" for name in names}
+        if names.isdisjoint(found):
+            raise UserError(f"{root / folder} has none of the {len(found):,} images ID.dicom; download them from {LAYOUT.page}")
     rows = keep_where(rows, options.where, root / TABLES["image_labels_train"])
     return VinDrCxr(
         root=root,
         version=version_of(f"1.0.0-{VAL_RULE}", {name: root / path for name, path in TABLES.items()}, options),
         records=tuple(_record(row, labels[row["image_id"]], boxes.get(row["image_id"], ())) for row in rows),
+        flags=("patients-unknown", *partial_download(map(_name, rows), listed, there)),
+        known_counts={} if options.where else KNOWN_COUNTS,
     )
 
 
@@ -175,7 +194,9 @@ def _labels(path: Path) -> dict[str, list[tuple[float, ...]]]:
                 f"{len(CLASSES)} columns; download it again from {LAYOUT.page}"
             )
         if (uid, _reader(row)) in seen:
-            raise UserError(f"{path} has image {uid!r} twice by radiologist {_reader(row)!r}; download it again")
+            raise UserError(
+                f"{path} has image {uid!r} twice by radiologist {_reader(row)!r}; download it again from {LAYOUT.page}"
+            )
         seen.add((uid, _reader(row)))
         found.setdefault(uid, []).append(tuple(_ANSWERS[cell] for cell in cells))
     return found
@@ -187,7 +208,9 @@ def _boxes(path: Path, labels: Mapping[str, tuple[float, ...]]) -> dict[str, tup
     for row in read_table(path, ("image_id", "class_name", *_CORNERS), LAYOUT):
         uid, label = row["image_id"], _ALIASES.get(row["class_name"], row["class_name"])
         if uid not in labels:
-            raise UserError(f"{path} names image {uid!r}, which the table of labels lacks; download both again")
+            raise UserError(
+                f"{path} names image {uid!r}, which the table of labels lacks; download both again from {LAYOUT.page}"
+            )
         if label == NO_FINDING:
             continue
         box = _box(row, label)
@@ -214,29 +237,20 @@ def _box(row: Mapping[str, str], label: str) -> Box | None:
     return Box(label, x0, y0, x1, y1) if good else None
 
 
-def _check_files(root: Path, folder: str, uids: Mapping[str, object]) -> None:
-    """Raises UserError if none of the images is there, or a link leads out of the root."""
-    inside(root, folder, str(root))
-    try:
-        with os.scandir(root / folder) as entries:
-            found = [(entry.name, entry.is_symlink()) for entry in entries if entry.name.removesuffix(".dicom") in uids]
-    except OSError as error:
-        raise UserError(f"{root / folder} cannot be read as a folder ({error.strerror}); check its permissions") from error
-    if not found:
-        raise UserError(f"{root / folder} has none of the {len(uids):,} images ID.dicom; download them from {LAYOUT.page}")
-    for name in (name for name, is_link in found if is_link):
-        inside(root, f"{folder}/{name}", str(root / folder))
+def _name(row: Mapping[str, str]) -> str:
+    """Folder and image."""
+    return f"{row['official_split']}/{row['image_id']}"
 
 
 def _record(row: Mapping[str, str], labels: tuple[float, ...], boxes: tuple[Box, ...]) -> Record:
     uid, folder = row["image_id"], row["official_split"]
-    val = folder == "train" and int(digest([VAL_RULE, uid], 8), 16) < 2**32 // 5
+    val = folder == "train" and draw(VAL_RULE, uid) < 1 / 5
     return Record(
         uid=uid,
         patient=uid,
         study=uid,
         split="val" if val else folder,
-        image=f"{folder}/{uid}.dicom",
+        image=f"{_name(row)}.dicom",
         view="PA",
         labels=labels,
         boxes=boxes,

@@ -1,0 +1,24 @@
+"""COVIDx CXR-4: lists of lines without a header, train, val and test, PNG and JPEG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.replicas.common import frontals, picture, save, shows
+
+SOURCES = ("rsna", "cohen", "bimcv", "ricord")  # patient numbers of one are not those of another
+
+
+def write(root: Path, patients: int = 12) -> Path:
+    """The set in ROOT/covidx-cxr2; opacities stand for COVID-19, and one line stands twice."""
+    home = root / "covidx-cxr2"
+    lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for number, (place, split, record) in enumerate(frontals(patients)):
+        name = f"image-{number:04d}.{('png', 'jpg')[number % 2]}"
+        word = "positive" if shows(record, "Lung Opacity") else "negative"
+        lists[split].append(f"{place // 2 + 1} {name} {word} {SOURCES[place % len(SOURCES)]}")
+        save(home / split / name, picture(record))
+    lists["train"].append(lists["train"][0])
+    for split, lines in lists.items():
+        (home / f"{split}.txt").write_bytes("\n".join([*lines, ""]).encode())
+    return home
