@@ -1,32 +1,27 @@
-"""Detection: a box head on the maps of the frozen encoder, scored in original pixels, every image counting."""
+"""Detection: a box head on the maps of an encoder, scored in original pixels, every image counting."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from benchmark.errors import Unsupported, UserError
-from benchmark.features import FrozenMaps
-from benchmark.repro import seeded
-from benchmark.types import InputSpec, Predictions, Protocol, Record
+from benchmark.types import Predictions, Protocol, Record
 from tasks.detection_metrics import detection_scores, filtered_map
-from tasks.detection_rows import collapsed, guesses, has_area, image_sizes, n_clipped, padded, priors, true_boxes
-from tasks.heads.fit import Maps, Schedule, cap_rows, fit, in_chunks, names_of
+from tasks.detection_rows import collapsed, guesses, n_clipped, priors, rows_with_boxes
+from tasks.heads.fit import cap_rows, names_of
 from tasks.protocols_dense import DETECTION
 from tasks.published import detection as published
 
 if TYPE_CHECKING:
     from benchmark.context import Context
     from benchmark.data.dataset import Dataset
-    from tasks.heads.box_head import BoxHead
 
 Array = NDArray[np.float64]
-Where = tuple[InputSpec, "Dataset", "Context"]
 
 
 class Detection:
@@ -54,7 +49,7 @@ class Detection:
     def check(self, data: Dataset, protocol: Protocol) -> None:
         """Raises Unsupported when train or test have no box."""
         for split in ("train", "test"):
-            if not any(record.boxes for record in _rows(data, split, protocol)):
+            if not any(record.boxes for record in rows_with_boxes(data, split, protocol)):
                 raise Unsupported(f"dataset {data.name!r} has no boxes in {split}; detection needs them in train and test")
 
     def run(self, method: Any, data: Dataset, protocol: Protocol, fraction: float, context: Context) -> Predictions:
@@ -63,31 +58,25 @@ class Detection:
         Raises:
             Unsupported: the fraction holds no box. UserError: no image can be read, or a loss is not finite.
         """
-        where = (method.input, data, context)
-        chosen = _rows(data, "train", protocol, fraction, context.eval_seed)
-        chosen = cap_rows(chosen, protocol.setting("train_rows"), context.eval_seed)
-        train, _ = data.readable(chosen, method.input, context)
-        if not train:
-            raise UserError(f"dataset {data.name!r}: no training image of {len(chosen)} could be read; run verify on it")
-        if not any(record.boxes for record in train):
-            raise Unsupported(
-                f"none of the {len(train)} training images of {data.name!r} at fraction {fraction:g} has a box; "
-                "use a larger one (--labels) or another draw (--eval-seed)"
-            )
+        from tasks.detection_fit import Detector
+
+        train = _training_rows(method, data, protocol, fraction, context)
         context.notes["train_rows"] = len(train)
-        head = self._fit(method, data, protocol, train, context)
-        test, skipped = data.readable(_rows(data, "test", protocol), method.input, context)
-        maps = FrozenMaps(method, data, test, context)
-        with context.meter.phase("predict"):
-            found = list(_detect(head, maps, test, where))
-        sizes = image_sizes(test, *where)
+        wanted = str(dict(protocol.settings).get("split", ""))
+        if wanted and data.split.rpartition("-")[0].partition(":")[0] != wanted:  # NAME:NUMBER-DIGEST
+            context.notes["split_differs"] = f"{protocol.name} is of --split {wanted}"
+        model = Detector(method, data, protocol, context, self.score)
+        model.fit(train)
+        test, skipped = data.readable(rows_with_boxes(data, "test", protocol), method.input, context)
+        detections, sizes = model.predict(test), model.sizes(test)
+        everyone, _ = data.readable(rows_with_boxes(data, "train", protocol), method.input, context)
         arrays = {
-            "detections": padded(found, 6),
-            "truth": _truth(test, where),
-            "prior": _priors(sizes, protocol, where),
+            "detections": detections,
+            "truth": model.truth(test),
+            "prior": priors(model.boxes(everyone), model.sizes(everyone), sizes, len(data.source.box_classes)),
             "sizes": sizes,
         }
-        clipped = n_clipped(test, sizes) + n_clipped(train, image_sizes(train, *where))
+        clipped = n_clipped(test, sizes) + n_clipped(train, model.sizes(train))
         if clipped:
             context.notes["boxes_clipped"] = clipped
         uids, patients = names_of(test)
@@ -118,81 +107,17 @@ class Detection:
         made = guesses(arrays["prior"], arrays["sizes"])
         return {title: replace(predictions, arrays={**arrays, "detections": guess}) for title, guess in made.items()}
 
-    @staticmethod
-    def _fit(method: Any, data: Dataset, protocol: Protocol, records: Sequence[Record], context: Context) -> BoxHead:
-        from tasks.heads.detectors import build_head
 
-        where = (method.input, data, context)
-        maps = FrozenMaps(method, data, records, context)
-        targets = [_canvas_boxes(record, where) for record in records]
-        schedule = Schedule.of(protocol)
-        with seeded("yolo head", context.eval_seed):
-            head = build_head(protocol, maps.info, len(data.source.box_classes), method.input.size)
-
-        def loss(rows: Sequence[int]) -> dict[str, Tensor]:
-            return head.losses(maps.batch(rows), [targets[row] for row in rows])
-
-        evaluate = _evaluator(head, protocol, (method, data, context)) if schedule.evaluations else None
-        with context.meter.phase("fit"), seeded("regions", schedule.protocol, context.eval_seed):  # Faster R-CNN samples them
-            best = fit(head, loss, [record.uid for record in records], schedule, context, evaluate)
-        if best == best:
-            context.notes["val_score"] = best
-        context.notes["head_params"] = sum(item.numel() for item in head.parameters())
-        return head
-
-
-def _rows(data: Dataset, split: str, protocol: Protocol, fraction: float = 1.0, seed: int = 0) -> tuple[Record, ...]:
-    return tuple(record for record in data.rows(split, protocol, fraction, seed) if record.boxes is not None)
-
-
-def _boxes(records: Sequence[Record], where: Where) -> list[Array]:
-    """(n, 5) of each row, in original pixels."""
-    classes = where[1].source.box_classes
-    return [true_boxes(record, classes, size) for record, size in zip(records, image_sizes(records, *where))]
-
-
-def _truth(records: Sequence[Record], where: Where) -> Array:
-    return padded(_boxes(records, where), 5)
-
-
-def _canvas_boxes(record: Record, where: Where) -> Array:
-    """(n, 5) on the canvas."""
-    spec, data, context = where
-    (truth,) = _boxes([record], where)
-    truth[:, :4] = data.geometry(record, spec, context).boxes_to_canvas(truth[:, :4])
-    return truth[has_area(truth)]
-
-
-def _detect(head: BoxHead, maps: Maps, records: Sequence[Record], where: Where) -> Iterator[Array]:
-    """(n, 6) of each row in original pixels, best first; boxes that lie outside the image are left out."""
-    spec, data, context = where
-    chunks = list(in_chunks(len(records), context.batch_size))
-    for rows in context.bar(chunks, "detect", len(chunks)):
-        for record, found in zip([records[row] for row in rows], head.predict(maps.batch(rows))):
-            found[:, :4] = data.geometry(record, spec, context).boxes_to_original(found[:, :4])
-            yield found[has_area(found)]
-
-
-def _evaluator(head: BoxHead, protocol: Protocol, where: tuple[Any, Dataset, Context]) -> Callable[[], float] | None:
-    """The primary metric on val; None where val has no boxes."""
-    method, data, context = where
-    records, _ = data.readable(_rows(data, "val", protocol), method.input, context)
-    if not any(record.boxes for record in records):
-        return None
-    maps = FrozenMaps(method, data, records, context)
-    truth = _truth(records, (method.input, data, context))
-    uids, patients = names_of(records)
-
-    def evaluate() -> float:
-        found = padded(list(_detect(head, maps, records, (method.input, data, context))), 6)
-        rows = Predictions(uids, patients, {"detections": found, "truth": truth}, {"classes": data.source.box_classes})
-        return float(Detection().score(rows, protocol, np.ones((1, len(records))))[protocol.primary][0])
-
-    return evaluate
-
-
-def _priors(sizes: Array, protocol: Protocol, where: Where) -> Array:
-    """See `priors`; from all training rows, whatever the fraction, so that the reference is the same for a whole table."""
-    spec, data, context = where
-    train, _ = data.readable(_rows(data, "train", protocol), spec, context)
-    return priors(_boxes(train, where), image_sizes(train, *where), sizes, len(data.source.box_classes))
+def _training_rows(method: Any, data: Dataset, protocol: Protocol, fraction: float, context: Context) -> tuple[Record, ...]:
+    """The readable ones. Raises UserError or Unsupported, see Detection.run."""
+    chosen = rows_with_boxes(data, "train", protocol, fraction, context.eval_seed)
+    chosen = cap_rows(chosen, protocol.setting("train_rows"), context.eval_seed)
+    train, _ = data.readable(chosen, method.input, context)
+    if not train:
+        raise UserError(f"dataset {data.name!r}: no training image of {len(chosen)} could be read; run verify on it")
+    if not any(record.boxes for record in train):
+        raise Unsupported(
+            f"none of the {len(train)} training images of {data.name!r} at fraction {fraction:g} has a box; "
+            "use a larger one (--labels) or another draw (--eval-seed)"
+        )
+    return train

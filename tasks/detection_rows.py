@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.types import InputSpec, Record
+from benchmark.types import InputSpec, Protocol, Record
 
 if TYPE_CHECKING:
     from benchmark.context import Context
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 SMALLEST = 1e-3  # pixels of a side; a box below is none
 SAME = 1e-3  # of a side of the image, or of a score: no difference
+
+
+def rows_with_boxes(data: Dataset, split: str, protocol: Protocol, fraction: float = 1.0, seed: int = 0) -> tuple[Record, ...]:
+    """The records of a split that were annotated with boxes, those without any included."""
+    return tuple(record for record in data.rows(split, protocol, fraction, seed) if record.boxes is not None)
 
 
 def has_area(boxes: Array) -> NDArray[np.bool_]:

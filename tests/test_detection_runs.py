@@ -29,11 +29,15 @@ def context(tmp_path: Path) -> Context:
     return Context(device=torch.device("cpu"), cache=tmp_path, batch_size=4, progress=False)
 
 
+def moment(literal: Protocol) -> Protocol:
+    lengths = {"steps": 2, "evaluations": 1, "epochs": 1, "frozen_steps": 1, "train_rows": 8}
+    return small(literal, batch_size=4, **{name: lengths[name] for name, _ in literal.settings if name in lengths})
+
+
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """The published literals with narrow heads that learn for a moment only."""
-    brief = {"steps": 2, "batch_size": 4, "train_rows": 8, "evaluations": 1}
-    monkeypatch.setattr(published, "PROTOCOLS", tuple(small(literal, **brief) for literal in LITERALS.values()))
+    monkeypatch.setattr(published, "PROTOCOLS", tuple(map(moment, LITERALS.values())))
 
 
 @pytest.mark.usefixtures("short")
@@ -47,7 +51,10 @@ def test_every_literal_runs_when_it_is_named(command: Command) -> None:
         literal = LITERALS[name]
         assert result.primary == literal.primary
         assert {"map", "map50", "map75", "map40_75", "froc"} <= set(result.metrics)
-        assert ("map40_75_mgca_filtered" in result.metrics) == (name == "yolov3-mgca")
+        assert ("map40_75_mgca_filtered" in result.metrics) == name.startswith("yolov3-mgca")
+        assert ("encoder_params_trained" in result.notes) == ("finetune" in name)
+        assert ("split_differs" in result.notes) == name.startswith("yolov3")
+        assert isinstance(result.notes["val_score"], float)
         value = result.metrics[literal.primary].value
         assert value is not None
         assert 0 <= value <= 1
