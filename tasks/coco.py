@@ -6,14 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU
+COCO = np.linspace(0.5, 0.95, 10)
+LOVT = np.linspace(0.4, 0.75, 8)  # philip-mueller/lovt@87b9a30 src/metrics/detection_metrics.py; MGCA's as well
+THRESHOLDS = np.concatenate([LOVT[:2], COCO])  # of IoU: those of both
+FIRST_COCO, N_LOVT = 2, len(LOVT)  # where COCO's begin, and how many LoVT's are
 RECALLS = np.linspace(0.0, 1.0, 101)
 MOST = 100  # detections of an image and class that count
 DRAWS_AT_ONCE = 4_000_000  # elements of a (draws, detections) array
 
 
 def average_precision(detections: Array, truth: Array, label: int, weights: Array) -> Array:
-    """COCO average precision of one class at ten IoU thresholds, for R reweightings of the images.
+    """COCO average precision of one class at the IoU thresholds of THRESHOLDS, for R reweightings of the images.
 
     The matching, the order of ties and the 101-point interpolation are those of COCOeval (cocodataset/cocoapi@8c9bcc3,
     PythonAPI/pycocotools/cocoeval.py, bbox, area "all", maxDets 100). Images are matched once; a draw weighs their
@@ -24,7 +27,7 @@ def average_precision(detections: Array, truth: Array, label: int, weights: Arra
         detections: (N, D, 6), truth: (N, G, 5), nan-padded. weights: (R, N).
 
     Returns:
-        (R, 10) float64, nan where the class has no truth.
+        (R, T) float64, nan where the class has no truth.
     """
     scores, hits, owners, n_truth = _match_all(detections, truth, label)
     order = np.argsort(-scores, kind="stable")

@@ -90,6 +90,12 @@ def by_pycocotools(predictions: Predictions) -> dict[str, float]:
     for label, name in enumerate(classes):
         precision = judge.eval["precision"][0, :, label, 0, 2]
         made[f"ap50/{name}"] = float("nan") if (precision < 0).all() else precision.mean()
+    judge.params.iouThrs = np.array([0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75])
+    with contextlib.redirect_stdout(io.StringIO()):
+        judge.evaluate()
+        judge.accumulate()
+    precision = judge.eval["precision"][:, :, :, 0, 2]
+    made["map40_75"] = precision[precision > -1].mean()
     return made
 
 
@@ -98,7 +104,7 @@ def test_average_precision_equals_pycocotools(seed: int) -> None:
     predictions = random_predictions(seed)
     ours = Detection().score(predictions, QUICK, np.ones((1, 15)))
     theirs = by_pycocotools(predictions)
-    assert set(ours) == set(theirs)
+    assert set(ours) == {*theirs, "froc"}  # FROC: test_detection_metrics.py
     for name, value in theirs.items():
         np.testing.assert_allclose(ours[name][0], value, atol=1e-9, err_msg=name)
     assert 0.05 < theirs["map"] < 0.95
@@ -250,11 +256,11 @@ def test_the_best_evaluation_on_val_is_kept_and_noted(context: Context) -> None:
     assert 0 <= context.notes["val_score"] <= 1
 
 
-def test_references_are_no_box_and_the_mean_training_box_of_each_class(context: Context) -> None:
+def test_references_are_no_box_a_box_in_the_middle_and_the_mean_training_box_of_each_class(context: Context) -> None:
     data = Dataset(Drawn())
     made = Detection().run(OneMap(), data, protocol(steps=1), 1.0, context)
     rows = Detection().references(made, data, QUICK)
-    assert set(rows) == {"no box", "mean training box"}
+    assert set(rows) == {"no box", "center box", "mean training box"}
     assert Detection().score(rows["no box"], QUICK, np.ones((1, 7)))["map50"][0] == 0
     relative, images = [], 0
     for record in data.rows("train"):
@@ -266,7 +272,12 @@ def test_references_are_no_box_and_the_mean_training_box_of_each_class(context: 
     mean = np.mean(relative, axis=0) * (width, height, width, height)
     guess = rows["mean training box"].arrays["detections"]
     np.testing.assert_allclose(guess[1, 0], [*mean, images / 8, 0])
+    central = rows["center box"].arrays["detections"]
+    half = (mean[2] - mean[0]) / 2, (mean[3] - mean[1]) / 2
+    middle = (width / 2 - half[0], height / 2 - half[1], width / 2 + half[0], height / 2 + half[1])
+    np.testing.assert_allclose(central[1, 0], [*middle, images / 8, 0])
     assert np.isnan(guess[:, 2]).all()  # the class that has no training box
+    assert np.isnan(central[:, 2]).all()
     assert (guess[:, 0, 4] >= guess[:, 1, 4]).all()
 
 

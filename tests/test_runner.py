@@ -31,7 +31,7 @@ REFERENCES = {
     "zeroshot": {"majority class", "prevalence", "all positive"},
     "classification": {"majority class", "prevalence", "all positive"},
     "segmentation": {"empty mask", "all foreground", "mean training mask"},
-    "detection": {"no box", "mean training box"},
+    "detection": {"no box", "center box", "mean training box"},
 }
 
 
