@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from benchmark import weights
 from benchmark.errors import UserError
 from benchmark.published import Layout, layout_of
+
+BESIDE = ("weight_files", "vocabulary")  # what a PretrainSpec tells of files beside a method's configuration
 
 
 def checkpoint_file(path: Path) -> Path:
@@ -17,6 +20,14 @@ def checkpoint_file(path: Path) -> Path:
     if not file.is_file():
         raise UserError(f"--checkpoint {path}: {file} is not there; give a .safetensors file or a pretrained/<key> folder")
     return file
+
+
+def checkpoint_key(path: Path, *, published: bool) -> str:
+    """ "file:" and the sha256 of a checkpoint and of the vocabulary beside it: another file, another result."""
+    file = checkpoint_file(path)
+    beside = ("tokenizer.json", *(("vocab.txt", "tokenizer_config.json") if published else ()))
+    files = [item for item in (file, *map(file.with_name, beside)) if item.is_file()]
+    return f"file:{'+'.join(weights.file_sha256(item)[:32] for item in files)}"
 
 
 def of_checkpoint(method: Any, checkpoint: Path, name: str, config: Any, preset: str) -> tuple[Any, Layout | None, Any]:
@@ -52,6 +63,24 @@ def stored_config(checkpoint: Path, name: str, config: Any) -> Any:
             raise UserError(
                 f"checkpoint {checkpoint} is of method {spec['method']!r}, not of {name!r}; name that one by --method"
             )
-        return type(config)(**{key: value for key, value in spec["config"].items() if key != "weight_files"})
+        return type(config)(**{key: value for key, value in spec["config"].items() if key not in BESIDE})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not describe a configuration of {name}; pretrain again with this version") from error
+
+
+def weight_files(config: Any) -> str:
+    """The sha256 of every local file that a field named *weights points to, or to its folder: another file, another result."""
+    values = (getattr(config, item.name) for item in fields(config) if item.name.endswith("weights"))
+    paths = [Path(value) for value in values if isinstance(value, str) and value]
+    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path]) if file.is_file()]
+    found = [weights.file_sha256(file)[:32] for file in files]
+    return f"file:{'+'.join(found)}" if found else ""
+
+
+def fetched_weights(config: Any) -> str:
+    """Names of weights that come from elsewhere, "" where all are drawn."""
+    values = {item.name: getattr(config, item.name) for item in fields(config) if item.name.endswith("weights")}
+    named = [
+        f"{name}={value}" for name, value in sorted(values.items()) if isinstance(value, str) and value not in ("", "none")
+    ]
+    return f"hub:{','.join(named)}" if named else ""

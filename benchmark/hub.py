@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Container
 from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import getproxies
@@ -12,7 +13,9 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from tokenizers import Tokenizer
 
+from benchmark.data.text import SPECIAL
 from benchmark.errors import Unavailable, UserError
+from benchmark.weights import file_sha256
 
 HUB_ERRORS = (OSError, RuntimeError, ValueError)  # what the hub's clients raise
 
@@ -43,6 +46,46 @@ def read_tokenizer(path: Path) -> Tokenizer:
         raise UserError(f"{path} is damaged or no tokenizer; copy it again from beside the checkpoint it belongs to") from error
     found: Tokenizer = Tokenizer.from_str(text)
     return found
+
+
+def vocabulary_key(text: str) -> str:
+    """What tells a vocabulary of `--vocabulary` from another: the sha256 of its file, or its name on the hub.
+
+    Raises:
+        UserError: there is no such file or folder.
+    """
+    return text if not text or text.startswith("hub:") else file_sha256(_vocabulary_file(text))[:32]
+
+
+def read_vocabulary(text: str) -> Tokenizer:
+    """The tokenizer of `--vocabulary`: tokenizer.json or a BERT's vocab.txt, the folder of one, or hub:NAME.
+
+    Raises:
+        UserError: no such file, or a tokenizer without BERT's special words.
+        Unavailable: the hub cannot be reached.
+    """
+    name = text.removeprefix("hub:")
+    file = Path("no file") if name != text else _vocabulary_file(text)
+    if file.name == "vocab.txt":  # looked at first: a tokenizer cannot be made without some of them
+        _require_special(text, file.read_text(encoding="utf-8", errors="replace").splitlines())
+    found = tokenizer_beside(file, name)
+    _require_special(text, found.get_vocab())
+    return found
+
+
+def _require_special(text: str, words: Container[str]) -> None:
+    lacking = [word for word in SPECIAL if word not in words]
+    if lacking:
+        raise UserError(f"--vocabulary {text} has no {', '.join(lacking)}; give the WordPiece vocabulary of a BERT")
+
+
+def _vocabulary_file(text: str) -> Path:
+    names = ("tokenizer.json", "vocab.txt")
+    tried = [Path(text) / name for name in names] if Path(text).is_dir() else [Path(text)]
+    file = next((path for path in tried if path.is_file() and path.name in names), None)
+    if file is None:
+        raise UserError(f"--vocabulary {text}: no {' or '.join(names)} is there; name the file, its folder, or hub:NAME")
+    return file
 
 
 def tokenizer_beside(file: Path, hub_name: str) -> Tokenizer:

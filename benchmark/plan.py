@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
-from benchmark import weights
-from benchmark.checkpoints import checkpoint_file, of_checkpoint
+from benchmark.checkpoints import checkpoint_key, fetched_weights, of_checkpoint, weight_files
 from benchmark.data.dataset import Dataset
 from benchmark.data.opening import check_split, open_source
 from benchmark.data.sources import SourceOptions
 from benchmark.errors import Unsupported, UserError
+from benchmark.hub import vocabulary_key
 from benchmark.options import Setting, override, require_used, setting_names
 from benchmark.pretrain import training_rows
 from benchmark.published import Layout
@@ -31,6 +31,7 @@ class RunOptions:
     tasks: tuple[str, ...] = ("all",)
     protocols: tuple[str, ...] = ()  # names; empty: what each family runs at the preset
     data: tuple[str, ...] = ("phantom",)
+    vocabulary: str = ""  # a file, a folder or hub:NAME; "": learned from the training reports
     pretrain_data: str = ""  # "": every data set is scored with methods pretrained on its own training rows
     data_root: Path | None = None
     where: tuple[tuple[str, str], ...] = ()
@@ -57,7 +58,7 @@ class RunOptions:
 class Entrant:
     """A method as it will compete on one data set: configuration, seed, and where its weights come from.
 
-    corpus: the data set whose training rows pretrain it and whose reports make its vocabulary.
+    corpus: the data set whose training rows pretrain it and, without `vocabulary`, whose reports make one.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Entrant:
     title: str
     seed: int
     corpus: Dataset
+    vocabulary: str = ""  # as RunOptions
     weights: str  # as RunSpec.weights
     pretraining: PretrainSpec | None = None
     checkpoint: Path | None = None
@@ -170,18 +172,18 @@ def _check_values(config: Any, recipe: Recipe) -> None:
 def _entrant(
     options: RunOptions, corpus: Dataset, method: Any, config: Any, recipe: Recipe, naming: Mapping[str, Any]
 ) -> Entrant:
-    spec = None
+    spec, words = None, vocabulary_key(options.vocabulary) if reads_reports(method) else ""
+    if words and (options.checkpoint is not None or getattr(config, "text_weights", "none") not in ("", "none")):
+        raise UserError(f"{naming['name']} reads text by the vocabulary of its weights; leave --vocabulary out")
+    inputs = {"weight_files": weight_files(config), "vocabulary": words}
     if options.checkpoint is not None:
-        file = checkpoint_file(options.checkpoint)
-        beside = ("tokenizer.json", *(("vocab.txt", "tokenizer_config.json") if naming["layout"] else ()))
-        files = [item for item in (file, *map(file.with_name, beside)) if item.is_file()]
-        source = f"file:{'+'.join(weights.file_sha256(item)[:32] for item in files)}"
+        source = checkpoint_key(options.checkpoint, published=naming["layout"] is not None)
     elif "trainable" in capabilities(method) and recipe.steps > 0:
         rows = training_rows(corpus, reads_reports(method))
         spec = PretrainSpec(
             method=naming["name"],
             method_version=method.version,
-            config=plain(config) | ({"weight_files": local} if (local := _weight_files(config)) else {}),
+            config=plain(config) | {name: value for name, value in inputs.items() if value},
             recipe=plain(recipe),
             dataset=corpus.name,
             dataset_version=corpus.version,
@@ -190,37 +192,22 @@ def _entrant(
         )
         source = spec.key
     else:
-        source = _weight_files(config) or _fetched(config) or "seed"
-        if options.pretrain_data and reads_reports(method):  # its vocabulary is learned from other reports
+        source = weight_files(config) or fetched_weights(config) or "seed"
+        if words:
+            source += f"+words:{words}"
+        elif options.pretrain_data and reads_reports(method):  # its vocabulary is learned from other reports
             source += f"+words:{digest([corpus.name, corpus.version, corpus.splits['train']], 8)}"
     return Entrant(
         method=method,
         config=config,
         recipe=recipe,
         corpus=corpus,
+        vocabulary=options.vocabulary,
         weights=source,
         pretraining=spec,
         checkpoint=options.checkpoint,
         **naming,
     )
-
-
-def _weight_files(config: Any) -> str:
-    """The sha256 of every local file that a field named *weights points to, or to its folder: another file, another result."""
-    values = (getattr(config, item.name) for item in fields(config) if item.name.endswith("weights"))
-    paths = [Path(value) for value in values if isinstance(value, str) and value]
-    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path]) if file.is_file()]
-    found = [weights.file_sha256(file)[:32] for file in files]
-    return f"file:{'+'.join(found)}" if found else ""
-
-
-def _fetched(config: Any) -> str:
-    """Names of weights that come from elsewhere, "" where all are drawn."""
-    values = {item.name: getattr(config, item.name) for item in fields(config) if item.name.endswith("weights")}
-    named = [
-        f"{name}={value}" for name, value in sorted(values.items()) if isinstance(value, str) and value not in ("", "none")
-    ]
-    return f"hub:{','.join(named)}" if named else ""
 
 
 def cells(options: RunOptions, tasks: Registry[Any], data: Dataset, competing: Sequence[Entrant]) -> tuple[Cell, ...]:

@@ -15,7 +15,7 @@ from benchmark.checkpoints import checkpoint_file
 from benchmark.context import Context
 from benchmark.data.text import REPORT, train_tokenizer
 from benchmark.errors import Unsupported, UserError
-from benchmark.hub import read_tokenizer
+from benchmark.hub import read_tokenizer, read_vocabulary
 from benchmark.plan import Entrant
 from benchmark.pretrain import Pretrained, pretrain, read_pretrained, training_rows
 from benchmark.store import Store
@@ -74,12 +74,14 @@ def _without_downloads(config: Any) -> Any:
 
 
 def _tokenizer(entrant: Entrant, stored: Path | None, state: Mapping[str, Tensor]) -> Tokenizer | None:
-    """That of the stored weights, or one trained on the training reports; None where published weights read no text."""
+    """That of the stored weights, the one asked for, or one learned here; None where published weights read no text."""
     if entrant.layout is not None and entrant.checkpoint is not None:
         layout, file = entrant.layout, checkpoint_file(entrant.checkpoint)
         return published.tokenizer_of(layout, state, file) if layout.vocabulary else None
     if stored is not None and (stored / "tokenizer.json").is_file():
         return read_tokenizer(stored / "tokenizer.json")
+    if entrant.vocabulary:
+        return read_vocabulary(entrant.vocabulary)
     corpus = entrant.corpus
     texts = corpus.texts(training_rows(corpus, with_text=True), REPORT)
     if not texts:

@@ -113,6 +113,18 @@ def test_a_filter_and_no_images(command: Command, tmp_path: Path, out: Path) -> 
     assert report(out)["datasets"][0]["counts"]["images"] == 6  # type: ignore[index]
 
 
+def test_a_split_of_a_paper_or_of_ones_own_is_looked_at(command: Command, tmp_path: Path, out: Path) -> None:
+    data = f"csv:{write_csv(tmp_path / 'mine')}"
+    assert run(command, out, data, "--no-images", "--split", "prior-622:0") == 0, command.output
+    drawn = report(out)
+    assert run(command, out, data, "--no-images") == 0
+    assert drawn["datasets"][0]["splits"] != report(out)["datasets"][0]["splits"]  # type: ignore[index]
+    assert run(command, out, data, "--no-images", "--split", "prior-5fold:0") == 2
+    command.refused("--split prior-5fold:0", "no such rule", "prior-622")
+    assert run(command, out, data, "--no-images", "--label-policy", "mgca") == 2
+    command.refused("--label-policy mgca", "need no policy")
+
+
 def test_sets_named_together_and_against_are_compared(command: Command, tmp_path: Path, out: Path) -> None:
     rows = [{**row, "patient_id": f"q{row['patient_id']}"} for row in table()]
     one, other = write_csv(tmp_path / "one"), write_csv(tmp_path / "two", rows, first=50)

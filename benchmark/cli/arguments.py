@@ -32,6 +32,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of results (default: runs)")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="[METHOD.]KEY=VALUE",
                         help="change a value of a method's configuration or recipe; repeatable")  # fmt: skip
+    parser.add_argument("--vocabulary", default="", metavar="FILE|FOLDER|hub:NAME",
+                        help="WordPiece words of drawn text towers (default: learned from training reports)")  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=64, help="images at once at inference (default: 64)")
     parser.add_argument("--workers", type=int, default=_cores(), help="processes that decode images (default: %(default)s)")
     parser.add_argument("--no-progress", action="store_true", help="no progress bars")
@@ -76,6 +78,7 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
         protocols=_names(arguments.protocol, "protocol") if getattr(arguments, "protocol", "") else (),
         data=data_names(arguments.data),
         data_root=data_root(arguments.data_root),
+        vocabulary=arguments.vocabulary.strip(),
         pretrain_data=getattr(arguments, "pretrain_data", "").strip(),
         where=tuple(pair(text) for text in arguments.where),
         split=arguments.split,

@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   python -m benchmark verify chexpert --data-root /data
   python -m benchmark verify csv:my-folder --no-images              tables and files only: seconds
   python -m benchmark verify rsna,nih --data-root /data             also what they share
+  python -m benchmark verify chexpert --data-root /data --split 5x200-mgca      does this split leak?
   python -m benchmark verify mimic-cxr --against csv:my-pretraining-set
 started again, it goes on where it stopped; an image is decoded again only when its file changed
 """
@@ -31,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against", default="", metavar="NAME[,NAME]", help="pretraining sets whose overlap is checked")
     parser.add_argument("--data-root", type=Path, default=None, help="folder of the real sets (default: $BENCHMARK_DATA)")
     parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep matching rows; repeatable")
+    parser.add_argument("--split", default="", metavar="NAME[:N]|FILE", help="look at this split; see `list splits`")
+    parser.add_argument("--label-policy", default="", metavar="NAME", help="for blank and uncertain; see `list policies`")
     parser.add_argument("--no-images", action="store_true", help="decode nothing: tables, files and texts only")
     parser.add_argument("--out", type=Path, default=Path("verify"), help="folder of the report (default: verify)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that decode images")
@@ -41,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Prints the report; 1 if there are errors."""
     from benchmark.cli.arguments import data_names, data_root, pair
+    from benchmark.data.opening import check_split
     from benchmark.data.sources import SourceOptions
     from benchmark.store import Store
     from benchmark.verify import VerifyOptions, verify
@@ -48,7 +52,9 @@ def main(arguments: argparse.Namespace) -> int:
 
     where = tuple(pair(text) for text in arguments.where)
     options = SourceOptions(root=data_root(arguments.data_root), where=where)
-    sources = _open(data_names(arguments.data), options)
+    names = data_names(arguments.data)
+    check_split(names, arguments.split)
+    sources = _open(names, options, arguments.split, arguments.label_policy)
     against = _open(data_names(arguments.against), options) if arguments.against else {}
     Store(arguments.out).check_writable()
     command = f"python -m benchmark {shlex.join(sys.argv[1:])}"
@@ -66,13 +72,12 @@ def main(arguments: argparse.Namespace) -> int:
     return 1 if report.of("error") else 0
 
 
-def _open(texts: tuple[str, ...], options: SourceOptions) -> dict[str, Source]:
+def _open(texts: tuple[str, ...], options: SourceOptions, split: str = "", policy: str = "") -> dict[str, Source]:
     """Name for people -> source; two of one name go by what was typed."""
-    from benchmark.data.sources import SOURCES
+    from benchmark.data.opening import open_source
 
     found: dict[str, Source] = {}
     for text in dict.fromkeys(texts):
-        name, _, location = text.partition(":")
-        source = SOURCES.load(name)(location, options)
+        source = open_source(text, options, split, policy)
         found[source.name if source.name not in found else text] = source
     return found
