@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmark.data.dataset import Dataset
 from benchmark.data.families import overlaps, saw_test
 from benchmark.plan import Cell
-from benchmark.types import Predictions
+from benchmark.types import Predictions, Protocol, Scalar
 
 
 def flags_of(cell: Cell, data: Dataset, predictions: Predictions) -> tuple[str, ...]:
@@ -22,6 +22,16 @@ def flags_of(cell: Cell, data: Dataset, predictions: Predictions) -> tuple[str, 
     if predictions.skipped:
         found.append("partial")
     return tuple(found + _weight_flags(cell, data))
+
+
+def split_note(protocol: Protocol, data: Dataset) -> dict[str, Scalar]:
+    """The note "split_differs" where a protocol states the rule of `--split` that its paper used, and the rows have another."""
+    wanted = str(dict(protocol.settings).get("split", ""))
+    rule = data.split.rpartition("-")[0]  # of RULE-DIGEST or RULE-NUMBER-DIGEST
+    name, _, number = rule.rpartition("-")
+    if not wanted or wanted == rule or (wanted == name and number.isdecimal()):
+        return {}
+    return {"split_differs": f"{protocol.name} is of --split {wanted}"}
 
 
 def _weight_flags(cell: Cell, data: Dataset) -> list[str]:

@@ -17,7 +17,7 @@ from benchmark import repro
 from benchmark.context import Context, choose_device
 from benchmark.data.dataset import Dataset
 from benchmark.errors import Unavailable, Unsupported, UserError
-from benchmark.flags import flags_of
+from benchmark.flags import flags_of, split_note
 from benchmark.meter import Meter, count_gmacs, count_parameters
 from benchmark.plan import Cell, Entrant, RunOptions, cells, entrants, open_corpus, open_dataset, reference_spec, refusal
 from benchmark.prepare import prepare
@@ -155,7 +155,7 @@ class Runner:
             result = replace(
                 result,
                 pretraining=record.cost if record else None,
-                notes=dict(context.notes) | data.notes | {"draws": context.draws},
+                notes=dict(context.notes) | data.notes | split_note(cell.protocol, data) | {"draws": context.draws},
                 started=started,
                 finished=_now(),
                 flags=flags_of(cell, data, predictions),

@@ -62,9 +62,6 @@ class Detection:
 
         train = _training_rows(method, data, protocol, fraction, context)
         context.notes["train_rows"] = len(train)
-        wanted = str(dict(protocol.settings).get("split", ""))
-        if wanted and data.split.rpartition("-")[0].partition(":")[0] != wanted:  # NAME:NUMBER-DIGEST
-            context.notes["split_differs"] = f"{protocol.name} is of --split {wanted}"
         model = Detector(method, data, protocol, context, self.score)
         model.fit(train)
         test, skipped = data.readable(rows_with_boxes(data, "test", protocol), method.input, context)

@@ -60,9 +60,6 @@ class Segmentation:
             train, targets = as_many_negatives(train, targets, context.eval_seed)
         context.notes["train_rows"] = len(train)
         context.notes["train_rows_with_a_target"] = int(with_a_target(targets).sum())
-        wanted = str(settings.get("split", ""))
-        if wanted and data.split.rpartition("-")[0].partition(":")[0] != wanted:  # NAME:NUMBER-DIGEST
-            context.notes["split_differs"] = f"{protocol.name} is of --split {wanted}"
         model = Segmenter(method, data, protocol, context)
         model.fit(train, targets)
         test, skipped = data.readable(rows_with_masks(data, "test", protocol), method.input, context)
