@@ -68,6 +68,12 @@ def as_many_negatives(records: Sequence[Record], targets: Tensor, seed: int) -> 
     """Every row with a target pixel and at most as many without one, in a seeded order: SIIM as GLoRIA and MGCA train on it.
 
     Where no row has a target pixel, all are kept.
+
+    Args:
+        records: N rows. targets: (N, M, S, S) uint8 as `canvases` gives them, 255 where unknown.
+
+    Returns:
+        The rows kept, in their order, and their targets.
     """
     found = with_a_target(targets).tolist()
     if not any(found):

@@ -61,14 +61,14 @@ class FcosHead(BoxHead):
             self.head.init_weights()
 
     def losses(self, maps: Sequence[Tensor], boxes: Sequence[Array]) -> dict[str, Tensor]:
-        """{"cls", "bbox", "centerness"} scalars, means over positives. See BoxHead."""
+        """{"cls", "bbox", "centerness"} scalars, means over positives. Maps (B, channels, h, w), boxes B x (n, 5)."""
         with quiet():
             terms = self.head.loss(self._levels(maps), self.samples(boxes, maps[0].device))
         return {name.removeprefix("loss_"): term for name, term in terms.items()}
 
     @torch.no_grad()
     def predict(self, maps: Sequence[Tensor]) -> list[Array]:
-        """See BoxHead; a score is that of the class times the centerness."""
+        """Maps (B, channels, h, w) -> B arrays (n, 6) as BoxHead says; a score is that of the class times the centerness."""
         samples = self.samples([NO_BOXES] * len(maps[0]), maps[0].device)
         with quiet():
             return as_arrays(self.head.predict(self._levels(maps), samples, rescale=False))
@@ -114,7 +114,7 @@ class FasterRcnnHead(BoxHead):
 
     @torch.no_grad()
     def predict(self, maps: Sequence[Tensor]) -> list[Array]:
-        """See BoxHead; a score is the class's share of the softmax."""
+        """Maps (B, channels, h, w) -> B arrays (n, 6) as BoxHead says; a score is the class's share of the softmax."""
         levels, samples = self._levels(maps), self.samples([NO_BOXES] * len(maps[0]), maps[0].device)
         proposed = self.proposals.predict(levels, samples, rescale=False)
         return as_arrays(self.regions.predict(levels, proposed, samples, rescale=False))

@@ -122,13 +122,13 @@ class YoloHead(BoxHead):
         return made
 
     def losses(self, maps: Sequence[Tensor], boxes: Sequence[Array]) -> dict[str, Tensor]:
-        """{"cls", "conf", "xy", "wh"} scalars, sums over cells and scales divided by B. See BoxHead."""
+        """{"cls", "conf", "xy", "wh"} scalars, sums divided by B. Maps (B, channels, h, w), boxes B x (n, 5)."""
         terms = self.head.loss(self.levels(maps), self.samples(boxes, maps[0].device))
         return {name.removeprefix("loss_"): sum(scales) / len(boxes) for name, scales in terms.items()}
 
     @torch.no_grad()
     def predict(self, maps: Sequence[Tensor]) -> list[Array]:
-        """See BoxHead; a score is that of the class times the objectness."""
+        """Maps (B, channels, h, w) -> B arrays (n, 6) as BoxHead says; a score is that of the class times the objectness."""
         bounded = self.raw(maps)  # what head.predict does, but finite
         found = self.head.predict_by_feat(bounded, batch_img_metas=[self.meta()] * len(maps[0]), rescale=False)
         return as_arrays(found)

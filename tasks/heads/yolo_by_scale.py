@@ -28,7 +28,7 @@ class YoloByScale(YoloHead):
     """YoloHead, trained and decoded as LoVT and MGCA do."""
 
     def losses(self, maps: Sequence[Tensor], boxes: Sequence[Array]) -> dict[str, Tensor]:
-        """{"xy", "wh", "conf", "cls"} scalars, weighted as the options say and summed over the scales. See BoxHead."""
+        """{"xy", "wh", "conf", "cls"} scalars, weighted as the options say. Maps (B, channels, h, w), boxes B x (n, 5)."""
         weights = {"xy": self.options.loss_xy, "wh": self.options.loss_wh}
         weights |= {"conf": self.options.loss_conf, "cls": self.options.loss_cls}
         (levels,) = self.head(self.levels(maps))
@@ -41,7 +41,7 @@ class YoloByScale(YoloHead):
 
     @torch.no_grad()
     def predict(self, maps: Sequence[Tensor]) -> list[Array]:
-        """See BoxHead; a score is the objectness."""
+        """Maps (B, channels, h, w) -> B arrays (n, 6) as BoxHead says; a score is the objectness."""
         parts = [
             decode(level, np.array(anchors), stride)
             for level, anchors, stride in zip(self.raw(maps), self.options.sizes(self.size), reversed(STRIDES))

@@ -48,7 +48,7 @@ CLASSES = (
 PAGE = "https://aimi.stanford.edu/datasets/chexpert-chest-x-rays"
 LAYOUT = Layout(name="chexpert", title="CheXpert", page=PAGE, files=("train.csv", "valid.csv"), folder="CheXpert-v1.0")
 PLUS = replace(LAYOUT, title="CheXpert Plus", page="https://aimi.stanford.edu/datasets/chexpert-plus")
-KNOWN_COUNTS = {  # Irvin et al. 2019, of v1.0 and v1.0-small alike; valid is 200 studies of 200 patients
+KNOWN_COUNTS = {  # of v1.0 and v1.0-small alike; patients: 64,540 and, by Irvin et al. 2019 as remembered, 200 of valid
     "images": 223_648, "patients": 64_740, "official/train": 223_414, "official/valid": 234, "images/test": 234,
 }  # fmt: skip
 VALIDATION = 5_000 / 223_414  # of the patients of train.csv: about the 5,000 images that GLoRIA and MGCA set apart

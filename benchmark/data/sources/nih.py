@@ -45,7 +45,7 @@ NO_FINDING = "No Finding"
 TABLES = {"v2020": "Data_Entry_2017_v2020.csv", "v2017": "Data_Entry_2017.csv"}  # the newer first
 BOXES = "BBox_List_2017.csv"
 SIZE = 1024  # pixels of a side; boxes refer to it
-KNOWN_COUNTS = {  # Wang et al. 2017 and the lists; classes as Data_Entry_2017_v2020.csv has them, where those sum up
+KNOWN_COUNTS = {  # Wang et al. 2017 and the lists; classes as others report them of the table, not counted here
     "images": 112_120, "patients": 30_805, "official/train_val": 86_524, "official/test": 25_596, "images/test": 25_596,
     "boxes": 984, "images with boxes": 880,
     "positive/Atelectasis": 11_559, "positive/Cardiomegaly": 2_776, "positive/Consolidation": 4_667, "positive/Edema": 2_303,
