@@ -18,8 +18,8 @@ from benchmark.context import DTYPES
 from benchmark.data.text import SPECIAL
 from benchmark.data.transform import to_input
 from benchmark.meter import MIB, Meter, count_gmacs, count_parameters
-from benchmark.pretrain import optimizer_of
 from benchmark.schedule import stages
+from benchmark.training.optimizers import optimizer_of
 from benchmark.types import Batch, Recipe, Scalar, Step
 
 

@@ -15,9 +15,9 @@ from benchmark.data.sources import SourceOptions
 from benchmark.errors import Unsupported, UserError
 from benchmark.hub import vocabulary_key
 from benchmark.options import Setting, override, require_used, setting_names
-from benchmark.pretrain import training_rows
 from benchmark.published import Layout
 from benchmark.registry import Registry, unknown
+from benchmark.training.batches import training_rows
 from benchmark.types import PRESETS, PretrainSpec, Protocol, Recipe, RunSpec, capabilities, digest, plain, reads_reports
 
 CATALOGUE = (*PRESETS, "published")  # what `Task.protocols` is asked for; "published" ones run only when they are named

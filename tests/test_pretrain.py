@@ -22,7 +22,8 @@ from benchmark.data.dataset import Dataset
 from benchmark.data.text import REPORT, train_tokenizer
 from benchmark.errors import UserError
 from benchmark.options import override, parse_settings
-from benchmark.pretrain import Loader, Pretrained, pretrain, read_pretrained, training_rows
+from benchmark.pretrain import Pretrained, pretrain, read_pretrained
+from benchmark.training.batches import Loader, training_rows
 from benchmark.types import Batch, PretrainSpec, Step, plain
 from methods import METHODS
 from tests import child
