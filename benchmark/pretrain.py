@@ -7,20 +7,22 @@ and the global generators are seeded from (seed, step) before each step. So a st
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from benchmark import repro, store, weights
-from benchmark.errors import UserError
+from benchmark import collectives, repro, store, weights
+from benchmark.errors import Stopped, UserError
 from benchmark.meter import count_parameters
 from benchmark.schedule import learning_rate
-from benchmark.training import state
+from benchmark.training import faults, state
 from benchmark.training.batches import Loader, training_rows
 from benchmark.training.log import StepLog
-from benchmark.training.trainer import Trainer
+from benchmark.training.trainer import Taken, Trainer, accelerator_of
 from benchmark.types import Cost, PretrainSpec, Recipe, plain, reads_reports
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class Pretrained:
     environment: Mapping[str, str]
     rows_skipped: int = 0  # training images that could not be read
     texts_truncated: int = 0  # training reports that are longer than the method reads
+    processes: int = 1
+    data_wait_share: float | None = None  # of the time of steps, spent waiting for their batch
 
 
 def read_pretrained(folder: Path) -> Pretrained | None:
@@ -56,13 +60,18 @@ def read_pretrained(folder: Path) -> Pretrained | None:
 def pretrain(method: Any, data: Dataset, spec: PretrainSpec, recipe: Recipe, folder: Path, context: Context) -> Pretrained:
     """Trains a method, or goes on where an earlier process stopped, and writes the finished folder.
 
+    Under torchrun or `accelerate launch` all processes call it; process 0 writes, the others wait for it.
+
     Args:
         method: nn.Module with the capability "trainable"; holds the trained weights afterwards.
         folder: pretrained/<key>. A finished one is loaded and not trained again.
 
     Raises:
-        UserError: the loss became NaN or infinite (step and uids named), too few rows, or a folder of other settings.
+        UserError: the loss became NaN or infinite (step and uids named), too few rows, too little memory, a process that was
+            lost, or a folder of other settings.
+        Stopped: SIGTERM or SIGUSR1 came; the state was saved.
     """
+    accelerator_of(context.device, recipe)
     done = read_pretrained(folder)
     if done is not None and done.key != spec.key:
         raise UserError(f"{folder} holds another pretraining ({done.key}); move it away")
@@ -75,52 +84,101 @@ def pretrain(method: Any, data: Dataset, spec: PretrainSpec, recipe: Recipe, fol
     with context.meter.phase("pretrain"):
         loop.run()
     context.meter.stop()
-    method.eval()
-    store.write_json(folder / "config.json", {"spec": spec, "name": method.name, "version": method.version})
-    if getattr(method, "tokenizer", None) is not None:
-        store.write(folder / "tokenizer.json", method.tokenizer.to_str().encode())
-    sha256 = weights.save_module(folder / "model.safetensors", method)
-    lost = (loop.loader.n_skipped, loop.loader.n_truncated)
-    record = Pretrained(spec.key, plain(spec), sha256, loop.cost(), repro.environment(context.device), *lost)
-    store.write_json(folder / "record.json", record)
-    state.remove(folder)
+    loop.trainer.finish()
+    record = loop.record(spec)
+    if collectives.rank() == 0:
+        store.write_json(folder / "config.json", {"spec": spec, "name": method.name, "version": method.version})
+        if getattr(method, "tokenizer", None) is not None:
+            store.write(folder / "tokenizer.json", method.tokenizer.to_str().encode())
+        record = replace(record, sha256=weights.save_module(folder / "model.safetensors", method))
+        store.write_json(folder / "record.json", record)
+        state.remove(folder)
+    collectives.wait()
     return record
 
 
 class _Loop:
     def __init__(self, method: Any, data: Dataset, spec: PretrainSpec, recipe: Recipe, folder: Path, context: Context) -> None:
         self.key, self.recipe, self.folder, self.context = spec.key, recipe, folder, context
-        self.trainer = Trainer(method, recipe, context)
+        self.main = collectives.rank() == 0
+        self.trainer = Trainer(method, recipe, context.device, context.seed, folder)
         self.loader = Loader(method, data, training_rows(data, reads_reports(method)), recipe, context)
         self.begun = self.saved = monotonic()
         self.first, self.earlier = state.restore(folder, self.key, self.trainer)
+        self.waited: list[tuple[float, float]] = []  # seconds of a step, and those of them until its batch was there
 
     def run(self) -> None:
-        meter, steps = self.context.meter, self.recipe.steps
-        meter.gmacs = self.trainer.gmacs(*self.loader.batch(0))
-        meter.params = count_parameters(self.trainer.method)
-        meter.batch_size = self.loader.batch_size
-        log = StepLog(self.folder / "log.jsonl", self.first)
-        with self.context.progress_bar(steps, f"pretrain {self.trainer.method.name}") as bar:
+        meter, steps, name = self.context.meter, self.recipe.steps, self.trainer.method.name
+        meter.params, meter.batch_size = count_parameters(self.trainer.method), self.loader.batch_size
+        log = StepLog(self.folder / "log.jsonl", self.first) if self.main else None
+        with (
+            self.explained(), faults.listening() as bell, self.context.progress_bar(steps, f"pretrain {name}") as bar,
+        ):  # fmt: skip
+            meter.gmacs = self.trainer.gmacs(*self.loader.batch(0))
             bar.update(self.first)
+            batches = self.loader.run(self.first, steps)
             for index in range(self.first, steps):
                 begin = meter.clock()
-                batch, epoch = self.loader.batch(index)
-                terms = self.trainer.step(batch, index, epoch)
-                seconds = meter.clock() - begin
-                if index - self.first >= WARM_UP_STEPS:
-                    meter.step(seconds)
-                rate = learning_rate(self.recipe, index)
-                log.append({"step": index, "seconds": round(seconds, 5), "learning_rate": rate, **terms})
-                bar.set_postfix({"loss": f"{terms['total']:.3f}"}, refresh=False)
+                batch, epoch = next(batches)
+                ready = meter.clock()
+                taken = self.trainer.step(batch, index, epoch)
+                self.note(index, log, taken, (begin, ready, meter.clock()))
+                bar.set_postfix({"loss": f"{taken.terms['total']:.3f}"}, refresh=False)
                 bar.update(1)
-                if monotonic() - self.saved > SAVE_SECONDS and index + 1 < steps:
-                    state.save(self.folder, self.key, self.trainer, index + 1, self.earlier + monotonic() - self.begun)
-                    self.saved = monotonic()
+                leaving = bell.rung(self.context.device)
+                if index + 1 < steps and (leaving or self.due()):
+                    self.save(index + 1)
+                if leaving and index + 1 < steps:
+                    raise Stopped(f"{bell.name or 'a signal'}: stopped after step {index}; the same command goes on from here")
 
-    def cost(self) -> Cost:
-        """The meter's figures, seconds of earlier processes included, and images a second in training."""
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """What torch raises for want of memory or of another process, as a UserError."""
+        try:
+            yield
+        except RuntimeError as error:
+            if faults.is_out_of_memory(error):
+                trainer = self.trainer
+                raise faults.out_of_memory(trainer.method.name, self.recipe, self.loader.own, trainer.separable) from error
+            if faults.is_lost_peer(error):
+                raise faults.lost_peer() from error
+            raise
+
+    def note(self, index: int, log: StepLog | None, taken: Taken, times: tuple[float, float, float]) -> None:
+        """Times of a step for the record, and its line in the log."""
+        begin, ready, end = times
+        meter = self.context.meter
+        if index - self.first >= WARM_UP_STEPS:
+            meter.step(end - begin)
+            self.waited.append((end - begin, ready - begin))
+        if log is None:
+            return
+        memory = meter.memory_mib()
+        log.append({
+            "step": index, "seconds": round(end - begin, 5), "data_seconds": round(ready - begin, 5),
+            "images_per_second": round(self.loader.batch_size / max(end - begin, 1e-9), 2),
+            "memory_mib": None if memory is None else round(memory, 1),
+            "learning_rate": learning_rate(self.recipe, index),
+            "gradient_norm": round(taken.gradient_norm, 6) if isfinite(taken.gradient_norm) else None, **taken.terms,
+        })  # fmt: skip
+
+    def due(self) -> bool:
+        """Whether it is time to save, by the clock of process 0."""
+        return self.main and monotonic() - self.saved > SAVE_SECONDS
+
+    def save(self, step: int) -> None:
+        state.save(self.folder, self.key, self.trainer, step, self.earlier + monotonic() - self.begun)
+        self.saved = monotonic()
+
+    def record(self, spec: PretrainSpec) -> Pretrained:
+        """What process 0 writes, but for the sha256; the meter's figures with the seconds of earlier processes."""
         cost = self.context.meter.cost()
         rate = None if not cost.step_seconds else self.loader.batch_size / cost.step_seconds
         seconds = {"pretrain": cost.seconds.get("pretrain", 0.0) + self.earlier}
-        return replace(cost, images_per_second=rate, seconds=seconds)
+        total = sum(step for step, _ in self.waited)
+        return Pretrained(
+            key=spec.key, spec=plain(spec), sha256="", cost=replace(cost, images_per_second=rate, seconds=seconds),
+            environment=repro.environment(self.context.device), rows_skipped=self.loader.n_skipped,
+            texts_truncated=self.loader.n_truncated, processes=collectives.count(),
+            data_wait_share=round(sum(wait for _, wait in self.waited) / total, 4) if total else None,
+        )  # fmt: skip

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from benchmark import collectives
 from benchmark.data.text import REPORT
 from benchmark.data.transform import augment, to_input
 from benchmark.errors import UserError
@@ -28,8 +31,13 @@ def training_rows(data: Dataset, with_text: bool) -> tuple[Record, ...]:
 class Loader:
     """Batches by step number alone: the same step gives the same batch in every process and after every restart.
 
+    With several processes a batch is that of all of them, and each gets its rows of it.
+
     Args:
         records: N training rows. Batches never hold a row twice; the rest of an epoch that fills no batch is left out.
+
+    Raises:
+        UserError: fewer than two rows, or a batch that the number of processes does not divide.
     """
 
     def __init__(self, method: Any, data: Dataset, records: Sequence[Record], recipe: Recipe, context: Context) -> None:
@@ -39,16 +47,25 @@ class Loader:
         self.n_skipped = len(skipped)
         self._method, self._data, self._recipe, self._context = method, data, recipe, context
         self._texts = data.texts(self.records, REPORT)
+        self._lengths = np.array([len(text) for text in self._texts])
         self.n_truncated = _truncated(method, self._texts) if reads_reports(method) else 0
         self._labels = torch.from_numpy(data.labels(self.records))
         self.batch_size = min(recipe.batch_size, len(self.records))
         self.batches = len(self.records) // self.batch_size
+        self.own = self.batch_size // collectives.count()
+        if self.batch_size % collectives.count():
+            raise UserError(
+                f"{collectives.count()} processes do not divide the batch of {self.batch_size} rows"
+                f"{'' if self.batch_size == recipe.batch_size else f' (all that {data.name} has)'}; "
+                "give another --set batch_size, or another number of processes"
+            )
 
     def batch(self, index: int) -> tuple[Batch, int]:
-        """The batch of a step, on the device, and its epoch."""
+        """The own rows of a step's batch, on the device, and its epoch."""
         epoch, place = divmod(index, self.batches)
-        order = np.random.default_rng([self._context.seed, epoch]).permutation(len(self.records))
-        chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
+        whole = self.order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        start = collectives.rank() * self.own
+        chosen = whole[start : start + self.own]
         records = [self.records[row] for row in chosen]
         uids = tuple(record.uid for record in records)
         pixels = torch.from_numpy(self._data.pixels(self._method.input, self._context).take(records)).unsqueeze(1)
@@ -60,8 +77,38 @@ class Loader:
             images=to_input(images, self._method.input),
             texts=tuple(self._texts[row] for row in chosen),
             targets={"labels": self._context.to_device(self._labels[torch.as_tensor(chosen)])},
+            start=start,
+            whole=tuple(self._texts[row] for row in whole) if self.own < self.batch_size else (),
         )
         return batch, epoch
+
+    def order(self, epoch: int) -> NDArray[np.intp]:
+        """The rows of an epoch, drawn from (seed, epoch). With buckets, batches that follow each other in it are sorted by the
+        length of their reports together, so that a batch has reports of one length, and then shuffled among themselves.
+        """
+        generator = np.random.default_rng([self._context.seed, epoch])
+        order = generator.permutation(len(self.records))
+        if self._recipe.buckets < 2:
+            return order
+        full = order[: self.batches * self.batch_size]
+        size = self._recipe.buckets * self.batch_size
+        pools = [full[start : start + size] for start in range(0, len(full), size)]
+        rows = np.concatenate([pool[np.argsort(self._lengths[pool], kind="stable")] for pool in pools])
+        shuffled: NDArray[np.intp] = generator.permutation(rows.reshape(self.batches, self.batch_size)).reshape(-1)
+        return shuffled
+
+    def run(self, first: int, end: int) -> Iterator[tuple[Batch, int]]:
+        """The batches of steps first to end; with workers, each is made in a thread while the one before is trained on."""
+        if not self._context.workers:
+            yield from map(self.batch, range(first, end))
+            return
+        with ThreadPoolExecutor(1, "batches") as pool:
+            coming = pool.submit(self.batch, first)
+            for index in range(first + 1, end):
+                found = coming.result()
+                coming = pool.submit(self.batch, index)
+                yield found
+            yield coming.result()
 
 
 def _truncated(method: Any, texts: Sequence[str], chunk: int = 1024) -> int:
