@@ -42,19 +42,49 @@ def gather(features: Tensor) -> tuple[Tensor, int]:
     """
     if count() == 1:
         return features, 0
-    from torch.distributed.nn.functional import all_gather
+    every: Tensor = _Gather.apply(features)
+    return every, rank() * len(features)
 
-    every = all_gather(features)  # type: ignore[no-untyped-call]
-    return torch.cat(every), rank() * len(features)
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes; a row's gradient is the sum of what every process has for it."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        ctx.rows = len(own)
+        parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(count())]
+        distributed.all_gather(parts, own.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        start = rank() * ctx.rows
+        return _summed(gradient)[start : start + ctx.rows]
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over processes, whose gradient is a sum too."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        return _summed(own)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _summed(gradient)
+
+
+def _summed(tensor: Tensor) -> Tensor:
+    found = tensor.detach().clone(memory_format=torch.contiguous_format)
+    distributed.all_reduce(found)
+    return found
 
 
 def mean_over_processes(number: Tensor) -> Tensor:
     """The mean over processes of a number (), without gradient: a sum over own rows is divided by the mean of all counts."""
     if count() == 1:
         return number
-    found = number.detach().clone()
-    distributed.all_reduce(found)
-    return found / count()
+    return _summed(number) / count()
 
 
 def share(mean: Tensor, items: int) -> Tensor:
@@ -149,16 +179,14 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training or count() == 1:
             found: Tensor = super().forward(input)
             return found
-        from torch.distributed.nn.functional import all_reduce
-
         others = [0, *range(2, input.dim())]
         shape = [1, -1, *[1] * (input.dim() - 2)]
         size = torch.tensor(float(input.numel() // input.shape[1]), device=input.device)
         distributed.all_reduce(size)
         exact = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
-        mean: Tensor = all_reduce(exact.sum(others)) / size  # type: ignore[no-untyped-call]
+        mean: Tensor = _Sum.apply(exact.sum(others)) / size
         centered = exact - mean.view(shape)
-        variance: Tensor = all_reduce(centered.square().sum(others)) / size  # type: ignore[no-untyped-call]
+        variance: Tensor = _Sum.apply(centered.square().sum(others)) / size
         self._remember(mean.detach(), variance.detach() * size / (size - 1).clamp(min=1))
         output = centered * (variance + self.eps).rsqrt().view(shape)
         if self.affine:

@@ -31,7 +31,16 @@ class Pieces:
         """Leaves the gradients of the part's total and gives its terms, detached."""
         rows = count_rows(part.rows)
         places = [slice(start, min(start + self.size, rows)) for start in range(0, rows, self.size)]
+        if len(places) == 1:
+            return self._whole(part, places[0])
         return self._added(part, places, rows) if part.additive else self._cached(part, places)
+
+    def _whole(self, part: Part, place: slice) -> Tensors:
+        embedded = self._embed(part, place)
+        with self.autocast():
+            terms = part.compare(embedded)
+        self.backward(terms["total"])
+        return {name: value.detach() for name, value in terms.items()}
 
     def _embed(self, part: Part, place: slice) -> Tensors:
         with self.drawing(place.start), self.autocast():
