@@ -34,6 +34,12 @@ def wait() -> None:
         distributed.barrier()
 
 
+def leave() -> None:
+    """Ends the meeting, when all is done; without it NCCL complains."""
+    if count() > 1:
+        distributed.destroy_process_group()
+
+
 def gather(features: Tensor) -> tuple[Tensor, int]:
     """Rows of every process, with gradient, and where the own ones start.
 

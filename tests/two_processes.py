@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import distributed, nn
 
+from benchmark import pretrain as engine
 from benchmark import weights
+from benchmark.errors import Stopped, UserError
+from benchmark.parts import Part
 from benchmark.training.batches import Loader, training_rows
 from benchmark.training.trainer import Trainer
 from benchmark.types import reads_reports
@@ -29,7 +33,11 @@ def joined(target: object, rank: int, count: int, meeting: str, *words: object) 
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count)
     assert callable(target)
-    target(rank, *words)
+    try:
+        target(rank, *words)
+    except (UserError, Stopped) as error:
+        Path(f"{meeting}-{rank}.txt").write_text(str(error))
+        os._exit(75 if isinstance(error, Stopped) else 2)
     distributed.destroy_process_group()
 
 
@@ -69,3 +77,23 @@ def wake(method: nn.Module) -> None:
         for item in method.parameters():
             if not item.any():
                 item.normal_(std=0.02, generator=torch.Generator().manual_seed(1))
+
+
+def training(rank: int, cache: str, folder: str, settings: tuple[str, ...], blow: tuple[int, int, int] | None = None) -> None:
+    """A whole pretraining that saves after every step; with a blow (rank, step, signal) that process sends itself a signal."""
+    from benchmark.types import Batch, Step
+    from tests.test_pretrain import Setup
+
+    engine.SAVE_SECONDS = -1.0
+    setup = Setup(Path(cache), "mcr", settings)
+    method = setup.method()
+    parts = method.parts
+
+    def struck(batch: Batch, step: Step) -> Iterator[Part]:
+        if blow is not None and (rank, step.index) == blow[:2]:
+            os.kill(os.getpid(), blow[2])
+        yield from parts(batch, step)
+
+    method.parts = struck
+    context = replace(setup.context(), workers=2)
+    engine.pretrain(method, setup.data, setup.spec, setup.recipe, Path(folder), context)

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Pretrains and prints the folders."""
     options = run_options(arguments)
-    from benchmark.collectives import rank
+    from benchmark.collectives import leave, rank
     from benchmark.runner import Runner
     from methods import METHODS
     from tasks import TASKS
@@ -39,4 +39,5 @@ def main(arguments: argparse.Namespace) -> int:
         step = "" if cost.step_seconds is None else f", {cost.step_seconds:.3f} s a step"
         print(f"{record.spec['method']}: {cost.seconds['pretrain']:.0f} s{step}{peak}")
         print(runner.store.pretrained_folder(record.key))
+    leave()
     return 0
