@@ -35,7 +35,7 @@ def checkpoint_blocks(method: nn.Module) -> None:
     """
     for block in _some(method, "gradient_checkpointing"):
         forward = block.forward
-        block.forward = partial(_twice, block, forward)  # type: ignore[method-assign]
+        block.forward = partial(_twice, block, forward)
 
 
 def _twice(block: nn.Module, forward: Any, *words: Any, **named: Any) -> Any:
@@ -67,7 +67,7 @@ def compile_blocks(method: nn.Module) -> None:
     Before `checkpoint_blocks`, so that what is computed twice is the compiled block.
     """
     for block in _some(method, "compile"):
-        block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
+        block.forward = torch.compile(block.forward)
 
 
 def _some(method: nn.Module, option: str) -> list[nn.Module]:
