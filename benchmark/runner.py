@@ -23,9 +23,10 @@ from benchmark.plan import Cell, Entrant, RunOptions, cells, entrants, open_corp
 from benchmark.prepare import prepare
 from benchmark.pretrain import Pretrained
 from benchmark.registry import Registry
-from benchmark.statistics import with_intervals
+from benchmark.statistics import INTERVAL, with_intervals
 from benchmark.store import Store, read_predictions
-from benchmark.types import Cost, Predictions, RunResult, Status
+from benchmark.subjects import write_subjects
+from benchmark.types import Cost, Predictions, RunResult, Scalar, Status
 
 Report = Callable[[RunResult], None]
 
@@ -73,6 +74,8 @@ class Runner:
         planned = self.plan()
         self.store.check_writable()
         for data, todo in planned:
+            if todo:
+                write_subjects(self.options.out, todo[0].spec, data.rows("test"))
             for entrant, group in _by_entrant(todo):
                 self._run_entrant(data, entrant, group)
         return self.summary
@@ -155,7 +158,7 @@ class Runner:
             result = replace(
                 result,
                 pretraining=record.cost if record else None,
-                notes=dict(context.notes) | data.notes | split_note(cell.protocol, data) | {"draws": context.draws},
+                notes=dict(context.notes) | data.notes | split_note(cell.protocol, data) | _drawn(context.draws),
                 started=started,
                 finished=_now(),
                 flags=flags_of(cell, data, predictions),
@@ -169,13 +172,14 @@ class Runner:
         self._references(cell, data)
 
     def _finished(self, cell: Cell) -> RunResult | None:
-        """The stored result of a cell; its intervals are drawn again where they were asked for with other draws."""
+        """The stored result of a cell; its intervals are drawn again where they are of other draws or of another kind."""
         result = self.store.finished(cell.spec.key)
-        if result is None or result.notes.get("draws") == self.options.draws:
+        asked = _drawn(self.options.draws)
+        if result is None or all(result.notes.get(name) == value for name, value in asked.items()):
             return result
         predictions = read_predictions(self.store.predictions_path(result.key))
         metrics = self._scored(cell, predictions, self.options.draws, Meter()).metrics
-        result = replace(result, metrics=metrics, notes={**result.notes, "draws": self.options.draws})
+        result = replace(result, metrics=metrics, notes={**result.notes, **asked})
         self.store.save(result)
         return result
 
@@ -243,7 +247,7 @@ class Runner:
             sha256 = self.store.save_predictions(reference.spec.key, predictions)
             result = replace(
                 scored, title=name, role="reference", predictions=sha256, flags=data.source.flags, cost=Cost(),
-                notes=data.notes | {"draws": self.options.draws},
+                notes=data.notes | _drawn(self.options.draws),
             )  # fmt: skip
             self.store.save(result)
         return result
@@ -270,6 +274,11 @@ def _count(method: Any, context: Context) -> None:
     context.meter.gmacs = count_gmacs(lambda: method.encode_image(image))
     context.meter.params = count_parameters(method)
     context.meter.batch_size = context.batch_size
+
+
+def _drawn(draws: int) -> dict[str, Scalar]:
+    """The notes that say what the intervals are."""
+    return {"draws": draws, "interval": INTERVAL if draws else "none"}
 
 
 def _now() -> str:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from benchmark.errors import Unsupported, UserError
 from benchmark.types import Predictions, Protocol, Record
-from tasks.detection_metrics import detection_scores, filtered_map
 from tasks.detection_rows import collapsed, guesses, n_clipped, priors, rows_with_boxes
 from tasks.heads.fit import cap_rows, names_of
 from tasks.protocols_dense import DETECTION
 from tasks.published import detection as published
+from tasks.scoring import score_detection
 
 if TYPE_CHECKING:
     from benchmark.context import Context
@@ -80,18 +80,8 @@ class Detection:
         return Predictions(uids, patients, arrays, {"classes": data.source.box_classes}, skipped)
 
     def score(self, predictions: Predictions, protocol: Protocol, weights: Array) -> Mapping[str, Array]:
-        """What `detection_scores` gives, (R,) each, and MGCA's "map40_75_mgca_filtered" for a protocol that states its
-        confidence threshold "filtered_confidence".
-
-        Args:
-            weights: (R, N), how often each row counts.
-        """
-        rows = (predictions.arrays["detections"], predictions.arrays["truth"], predictions.names["classes"], weights)
-        made = detection_scores(*rows)
-        threshold = dict(protocol.settings).get("filtered_confidence")
-        if threshold is not None:
-            made["map40_75_mgca_filtered"] = filtered_map(*rows, confidence=float(threshold))
-        return made
+        """As tasks.scoring.score_detection."""
+        return score_detection(predictions, protocol, weights)
 
     def degenerate(self, predictions: Predictions, protocol: Protocol) -> bool:
         """True where no image has a detection, or all images have the same ones."""

@@ -13,6 +13,7 @@ from benchmark import metrics
 from benchmark.data.dataset import Dataset
 from benchmark.errors import Unsupported
 from benchmark.types import Predictions, Protocol, Record
+from tasks.scoring import score_labels
 
 
 def class_columns(data: Dataset, protocol: Protocol) -> list[int]:
@@ -103,11 +104,8 @@ class LabelScores:
     """The scoring half of a task whose predictions are those of `label_predictions`."""
 
     def score(self, predictions: Predictions, protocol: Protocol, weights: metrics.Array) -> Mapping[str, metrics.Array]:
-        """As metrics.multilabel."""
-        arrays = predictions.arrays
-        return metrics.multilabel(
-            arrays["scores"], arrays["predicted"], arrays["targets"], predictions.names["classes"], weights
-        )
+        """As tasks.scoring.score_labels."""
+        return score_labels(predictions, protocol, weights)
 
     def references(self, predictions: Predictions, data: Dataset, protocol: Protocol) -> Mapping[str, Predictions]:
         """As `constant_references`."""

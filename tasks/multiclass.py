@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark import metrics
 from benchmark.context import Context
 from benchmark.data.dataset import Dataset
 from benchmark.errors import Unsupported
@@ -23,11 +22,6 @@ from tasks.similarity import has_own_rule, own_class_scores, similarities
 
 FLAT = 1e-6  # a class whose scores differ by less, beside their size, says nothing of images: rounding is not standardised
 Prompts = tuple[tuple[str, ...], ...]
-
-
-def asks_for_one_class(protocol: Protocol) -> bool:
-    """Whether a zero-shot protocol is of this kind."""
-    return "answer" in dict(protocol.settings)
 
 
 def check(data: Dataset, protocol: Protocol) -> None:
@@ -101,21 +95,6 @@ def shares(scores: NDArray[Any]) -> NDArray[np.float64]:
     """(N, K) 1 at the highest score of each row, 1/m at each of m that tie for it."""
     best = scores == scores.max(axis=1, keepdims=True)
     return np.asarray(best / best.sum(axis=1, keepdims=True), np.float64)
-
-
-def score(predictions: Predictions, weights: metrics.Array) -> Mapping[str, metrics.Array]:
-    """As metrics.multiclass; with further draws of prompts accuracy_prompt_mean and accuracy_prompt_spread, over them.
-
-    The spread is the sample standard deviation.
-    """
-    arrays, classes = predictions.arrays, predictions.names["classes"]
-    found = metrics.multiclass(arrays["predicted"], arrays["targets"], classes, weights)
-    if "predicted_draws" in arrays:
-        right = arrays["predicted_draws"][np.arange(len(arrays["targets"])), :, arrays["targets"]]  # (N, draws)
-        accuracies = np.stack([metrics.mean(one, weights) for one in right.T])
-        found["accuracy_prompt_mean"] = accuracies.mean(axis=0)
-        found["accuracy_prompt_spread"] = accuracies.std(axis=0, ddof=1)
-    return found
 
 
 def references(predictions: Predictions, data: Dataset, protocol: Protocol) -> Mapping[str, Predictions]:

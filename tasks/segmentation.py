@@ -13,8 +13,9 @@ from benchmark.types import Predictions, Protocol
 from tasks.heads.fit import cap_rows
 from tasks.protocols_dense import SEGMENTATION
 from tasks.published import segmentation as published
+from tasks.scoring import score_segmentation
 from tasks.segmentation_masks import as_many_negatives, canvases, rows_with_masks, trivial_rows, with_a_target
-from tasks.segmentation_scores import PREDICTED, VALID, scores
+from tasks.segmentation_scores import PREDICTED, VALID
 
 if TYPE_CHECKING:
     from benchmark.context import Context
@@ -68,16 +69,8 @@ class Segmentation:
     def score(
         self, predictions: Predictions, protocol: Protocol, weights: NDArray[np.float64]
     ) -> Mapping[str, NDArray[np.float64]]:
-        """Dice and IoU by mask and over the masks that are defined: means over images, and pooled over all pixels.
-
-        "_empty1", "_nonempty", "mdice": `image_scores`; "_micro": `pooled_scores`. MGCA's mean over batches of the means
-        within them is not offered: it depends on the batch size and on the order of the rows.
-
-        Args:
-            weights: (R, N), how often each row counts.
-        """
-        del protocol
-        return scores(predictions.arrays["counts"], weights, predictions.names["masks"])
+        """As tasks.scoring.score_segmentation."""
+        return score_segmentation(predictions, protocol, weights)
 
     def references(self, predictions: Predictions, data: Dataset, protocol: Protocol) -> Mapping[str, Predictions]:
         """An empty mask, the whole image, the mean training mask, and the whole lungs where they have a mask."""

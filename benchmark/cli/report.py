@@ -17,16 +17,19 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `report`."""
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of results (default: runs)")
+    parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap behind ranks, differences and subgroups; "
+                        "0 leaves them out (default: 1000)")  # fmt: skip
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Writes all formats and prints the table."""
+    from benchmark.cli.board import write_all
     from benchmark.errors import UserError
-    from leaderboards import load, make_row, terminal_table, write_board
+    from leaderboards import load, make_row, terminal_table
 
     if not (arguments.out / "results").is_dir():
         raise UserError(f"{arguments.out} has no results; `run` writes them there, or name another folder by --out")
-    paths = write_board(arguments.out)
+    paths = write_all(arguments.out, arguments.draws)
     print(terminal_table([make_row(result) for result in load(arguments.out / "results")[0]]))
     for path in paths.values():
         print(path)
