@@ -13,23 +13,12 @@ from typing import Any
 
 from benchmark.analysis_rows import Analyst, cell
 from benchmark.statistics import INTERVAL, LEVEL, Resampled, holm, p_value
-from benchmark.store import write
+from benchmark.store import ANALYSIS, ANALYSIS_SCHEMA, read_analysis, write
 from benchmark.types import digest
 
-SCHEMA = 1
 VERSION = 1  # raise it whenever the same files give another analysis
 METHOD = f"{INTERVAL}; paired on the same draws; Holm against the best of each rank group"
 PAIRED = 20  # methods of a group, from the best on, that are compared each with each
-PATH = "analysis.json"
-
-
-def read_analysis(out: Path) -> dict[str, Any] | None:
-    """The analysis of a folder; None where there is none of this schema that can be read."""
-    try:
-        found = json.loads((out / PATH).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and found.get("schema") == SCHEMA else None
 
 
 def write_analysis(out: Path, groups: Sequence[Any], draws: int, progress: bool = False) -> dict[str, Any]:
@@ -45,8 +34,8 @@ def write_analysis(out: Path, groups: Sequence[Any], draws: int, progress: bool 
     work = _work(analyst, groups, kept_groups, kept)
     analyst.begin(sum(len(group.rows) for group, _ in work if group is not None), progress)
     found: dict[str, Any] = {
-        "schema": SCHEMA, "level": LEVEL, "draws": draws, "method": METHOD, "groups": [], "subgroups": {}, "calibration": {},
-        "per_class": {}, "sources": {},
+        "schema": ANALYSIS_SCHEMA, "level": LEVEL, "draws": draws, "method": METHOD, "groups": [],
+        "subgroups": {}, "calibration": {}, "per_class": {}, "sources": {},
     }  # fmt: skip
     for group in groups:
         mark = _fingerprint(analyst, group)
@@ -57,7 +46,7 @@ def write_analysis(out: Path, groups: Sequence[Any], draws: int, progress: bool 
     analyst.end()
     text = json.dumps(found, allow_nan=False, separators=(",", ":")) + "\n"
     if found != before:
-        write(out / PATH, text.encode())
+        write(out / ANALYSIS, text.encode())
     return found
 
 

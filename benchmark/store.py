@@ -25,6 +25,7 @@ from benchmark.errors import UserError
 from benchmark.types import Cost, Metric, Predictions, RunResult, RunSpec, plain
 
 TEMPORARY = ".tmp-"
+ANALYSIS, ANALYSIS_SCHEMA = "analysis.json", 1
 FIXED = ("uids", "patients", "skipped")
 DAMAGED = (  # what reading an .npz that was cut or changed raises
     OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, struct.error, zipfile.BadZipFile, zlib.error,
@@ -110,6 +111,15 @@ def read_predictions(path: Path) -> Predictions:
             return Predictions(stored["uids"], stored["patients"], arrays, names, skipped)
     except DAMAGED as error:
         raise UserError(f"{path} is not a readable file of predictions; delete it and run the cell again") from error
+
+
+def read_analysis(out: Path) -> dict[str, Any] | None:
+    """What benchmark.analysis wrote to a folder of results; None where there is none of its schema that can be read."""
+    try:
+        found = json.loads((out / ANALYSIS).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("schema") == ANALYSIS_SCHEMA else None
 
 
 def result_from_json(value: Mapping[str, Any]) -> RunResult:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from benchmark.store import write
+from benchmark.store import read_analysis, write
 from leaderboards.csv_table import csv_table
 from leaderboards.html_page import html_page
 from leaderboards.latex import latex
@@ -32,6 +32,8 @@ _ROW_FIELDS = tuple(item.name for item in fields(Row))
 def write_board(out: Path) -> dict[str, Path]:
     """Renders `<out>/results` into `<out>/leaderboard.{md,csv,tex,json,html}`, each file replaced in one step.
 
+    Ranks come from `<out>/analysis.json`, which `benchmark.analysis` writes before; groups that it does not fit have none.
+
     Returns:
         format -> path, in that order. Files that cannot be shown are named on the board; the others appear.
 
@@ -39,11 +41,12 @@ def write_board(out: Path) -> dict[str, Path]:
         UserError: the folder cannot be written.
     """
     results, refused = load(out / "results")
-    groups = group_rows(map(make_row, results))
+    groups = group_rows(map(make_row, results), read_analysis(out))
+    standings = {row.key: entry.standing for group in groups for entry in group.entries if entry.standing for row in entry.rows}
     ordered = [row for group in groups for row in group.rows]
     makers: dict[str, Callable[[], str]] = {
         "md": lambda: markdown(groups, refused),
-        "csv": lambda: csv_table(ordered),
+        "csv": lambda: csv_table(ordered, standings),
         "tex": lambda: latex(groups, refused),
         "json": lambda: json_board(groups, refused),
         "html": lambda: html_page(groups, refused),
@@ -76,6 +79,7 @@ def _json_group(group: Group) -> dict[str, Any]:
             "value": entry.value,
             "spread": entry.spread,
             "interval": entry.interval,
+            "standing": None if entry.standing is None else asdict(entry.standing),
             "flags": entry.flags,
             "keys": [item.key for item in entry.rows],
         }

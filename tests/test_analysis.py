@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -14,12 +16,12 @@ import pytest
 
 import leaderboards
 from benchmark import analysis_rows
-from benchmark.analysis import read_analysis, write_analysis
+from benchmark.analysis import write_analysis
 from benchmark.scoring import score_of, scorer
 from benchmark.statistics import paired_difference
-from benchmark.store import Store
+from benchmark.store import Store, read_analysis
 from benchmark.subjects import write_subjects
-from benchmark.types import Record, RunResult
+from benchmark.types import Cost, Record, RunResult
 from tests.finished import PROBE, finish, noisy, predictions_of
 from tests.test_layering import ROOT
 
@@ -195,3 +197,50 @@ def test_a_damaged_or_other_analysis_is_made_again(tmp_path: Path, text: str) ->
     noisy(tmp_path, "good", 0.3)
     (tmp_path / "analysis.json").write_text(text)
     assert len(analyse(tmp_path)["groups"]) == 1
+
+
+def boards(out: Path) -> dict[str, str]:
+    analyse(out)
+    return {name: path.read_text() for name, path in leaderboards.write_board(out).items()}
+
+
+def test_every_format_shows_shared_ranks_and_bold_stands_for_the_first_rank_group_alone(tmp_path: Path) -> None:
+    noisy(tmp_path, "good", 0.6)
+    finish(tmp_path, "same", predictions_of(0.62, seed=2))
+    noisy(tmp_path, "bad", 3.0)
+    noisy(tmp_path, "guess", 0.1, role="reference")
+    text = boards(tmp_path)
+    assert "| Rank | Method | auroc ↑ |" in text["md"]
+    lines = {name: next(line for line in text["md"].splitlines() if f"| {name} |" in line) for name in ("good", "same", "bad")}
+    assert all(lines[name].startswith(f"| 1–2 | {name} | **0.") for name in ("good", "same"))
+    assert lines["bad"].startswith("| 3 | bad | 0.")
+    assert "| — | *guess* | 1.000 |" in text["md"]
+    tex = [line for line in text["tex"].splitlines() if line.endswith(r"\\")]
+    assert [r"\textbf{" in line for line in tex] == [False, True, True, False, False]
+    assert tex[1].startswith(r"1\textendash{}2 & ")
+    rows = {row["title"]: row for row in csv.DictReader(io.StringIO(text["csv"]))}
+    assert [rows[name]["rank"] for name in ("good", "same", "bad", "guess")] == ["1", "1", "3", ""]
+    assert float(rows["bad"]["difference_high"]) < 0
+    entries = {entry["label"]: entry for entry in json.loads(text["json"])["groups"][0]["entries"]}
+    assert (entries["same"]["standing"]["low"], entries["same"]["standing"]["high"]) == (1, 2)
+    assert entries["bad"]["standing"]["p_holm"] < 0.05
+
+
+def test_a_single_method_is_not_bold_and_ranks_of_other_results_are_not_shown(tmp_path: Path) -> None:
+    noisy(tmp_path, "good", 0.6)
+    assert "**0." not in boards(tmp_path)["md"]
+    noisy(tmp_path, "later", 0.1)  # not analysed
+    text = leaderboards.write_board(tmp_path)["md"].read_text()
+    assert "Rank" not in text.splitlines()[6]
+
+
+def test_costs_of_other_devices_are_marked_and_a_gpu_hour_needs_a_gpu(tmp_path: Path) -> None:
+    cost = Cost(seconds={"fit": 1800.0}, device="NVIDIA H100")
+    noisy(tmp_path, "gpu", 0.6, cost=cost, pretraining=replace(cost, step_seconds=0.25))
+    noisy(tmp_path, "cpu", 0.5, cost=replace(cost, device="cpu"), notes={"configurations_tried": 9})
+    text = boards(tmp_path)["md"]
+    assert "measured on different devices" in text
+    lines = {name: next(line for line in text.splitlines() if f"| {name} |" in line) for name in ("gpu", "cpu")}
+    assert "| 250 ms | 1.000 | " in lines["gpu"]
+    assert "| — | — | — | 9 | cpu |" in lines["cpu"]
+    assert "measured on different devices" in boards(tmp_path)["tex"]
