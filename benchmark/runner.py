@@ -17,7 +17,7 @@ from benchmark import repro
 from benchmark.context import Context, choose_device
 from benchmark.data.dataset import Dataset
 from benchmark.errors import Unavailable, Unsupported, UserError
-from benchmark.flags import flags_of, split_note
+from benchmark.flags import flags_of, split_note, with_trivial_flag
 from benchmark.meter import Meter, count_gmacs, count_parameters
 from benchmark.plan import Cell, Entrant, RunOptions, cells, entrants, open_corpus, open_dataset, reference_spec, refusal
 from benchmark.prepare import prepare
@@ -57,7 +57,7 @@ class Runner:
         if self.device.type == "cuda":
             repro.deterministic()
         self.summary = Summary()
-        self._referenced: set[tuple[object, ...]] = set()
+        self._referenced: dict[tuple[object, ...], list[RunResult]] = {}
 
     def plan(self) -> tuple[tuple[Dataset, tuple[Cell, ...]], ...]:
         """The cells of each data set. Raises UserError for anything that is wrong before work begins."""
@@ -116,8 +116,8 @@ class Runner:
                 pending.append(cell)
             else:
                 self.summary.reused.add(finished.key)
-                self._keep(finished, save=False)
-                self._references(cell, data)
+                flagged = with_trivial_flag(finished, self._references(cell, data))
+                self._keep(flagged, save=flagged != finished)
         if not pending:
             return
         refused = [(cell, refusal(cell, data)) for cell in pending]
@@ -164,12 +164,10 @@ class Runner:
                 flags=flags_of(cell, data, predictions),
             )
             sha256 = self.store.save_predictions(cell.spec.key, predictions)
-            self._keep(replace(result, predictions=sha256))
+            self._keep(with_trivial_flag(replace(result, predictions=sha256), self._references(cell, data)))
         except Exception as error:  # noqa: BLE001
             context.meter.stop()
             self._keep(self._failure(cell, error, started))
-            return
-        self._references(cell, data)
 
     def _finished(self, cell: Cell) -> RunResult | None:
         """The stored result of a cell; its intervals are drawn again where they are of other draws or of another kind."""
@@ -224,30 +222,36 @@ class Runner:
         text = f"{error if isinstance(error, UserError) else f'{type(error).__name__}: {error}'}\n\n{trace}"
         return replace(self._result(cell, "failed", text), started=started or _now())
 
-    def _references(self, cell: Cell, data: Dataset) -> None:
-        """Trivial rows and oracles of the cell's group, once for all methods."""
+    def _references(self, cell: Cell, data: Dataset) -> list[RunResult]:
+        """Trivial rows and oracles of the cell's group, made once for all methods, when the cell's predictions are there."""
         rows = (data.name, data.version, *sorted(data.splits.items()))
         group = (rows, cell.protocol.hash, cell.spec.label_fraction, cell.spec.eval_seed)
         if group in self._referenced:
-            return
-        self._referenced.add(group)
+            return self._referenced[group]
+        found = self._referenced.setdefault(group, [])
         try:
             predictions = read_predictions(self.store.predictions_path(cell.spec.key))
             for name, reference in cell.task.references(predictions, data, cell.protocol).items():
-                self.summary.results.append(self._reference(cell, name, reference, data))
+                found.append(self._reference(cell, name, reference, data))
         except Exception as error:  # noqa: BLE001
             failed = replace(cell, spec=reference_spec(cell.spec, "failed"))
             self._keep(replace(self._failure(failed, error), title="reference rows", role="reference"), save=False)
+        self.summary.results += found
+        return found
 
     def _reference(self, cell: Cell, name: str, predictions: Predictions, data: Dataset) -> RunResult:
         reference = replace(cell, spec=reference_spec(cell.spec, name))
         result = self._finished(reference)
+        kind = getattr(cell.task, "reference_kinds", {}).get(name, "trivial")
+        if result is not None and result.notes.get("kind") != kind:
+            result = replace(result, notes={**result.notes, "kind": kind})
+            self.store.save(result)
         if result is None:
             scored = self._scored(reference, predictions, self.options.draws, Meter())
             sha256 = self.store.save_predictions(reference.spec.key, predictions)
             result = replace(
                 scored, title=name, role="reference", predictions=sha256, flags=data.source.flags, cost=Cost(),
-                notes=data.notes | _drawn(self.options.draws),
+                notes=data.notes | _drawn(self.options.draws) | {"kind": kind},
             )  # fmt: skip
             self.store.save(result)
         return result

@@ -15,6 +15,7 @@ from benchmark.context import Context
 from benchmark.data.dataset import Dataset
 from benchmark.features import embed_towers
 from benchmark.types import SPLITS, Predictions, Protocol, Record
+from tasks.degenerate import REFERENCE_KINDS
 from tasks.heads.finetune import FineTuning
 from tasks.heads.logistic import fit_logistic
 from tasks.heads.neighbours import fit_neighbours
@@ -42,6 +43,7 @@ class Classification(LabelScores):
     name: ClassVar[str] = "classification"
     version: ClassVar[int] = 2  # 2: features of the tower, before any projection
     needs: ClassVar[frozenset[str]] = frozenset()
+    reference_kinds: ClassVar[Mapping[str, str]] = REFERENCE_KINDS
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
         """The same at every preset; those of papers as "published"."""

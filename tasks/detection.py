@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from benchmark.errors import Unsupported, UserError
 from benchmark.types import Predictions, Protocol, Record
+from tasks.degenerate import REFERENCE_KINDS
 from tasks.detection_rows import collapsed, guesses, n_clipped, priors, rows_with_boxes
 from tasks.heads.fit import cap_rows, names_of
 from tasks.protocols_dense import DETECTION
@@ -37,6 +38,7 @@ class Detection:
     name: ClassVar[str] = "detection"
     version: ClassVar[int] = 3  # 3: boxes are clipped to the image, whose size is kept; 2: maps of five depths
     needs: ClassVar[frozenset[str]] = frozenset({"dense"})
+    reference_kinds: ClassVar[Mapping[str, str]] = REFERENCE_KINDS
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
         """The literals of a preset, those of papers as "published". Raises UserError for an unknown one."""

@@ -18,6 +18,7 @@ from benchmark.errors import Unsupported
 from benchmark.features import embed_images, embed_texts
 from benchmark.types import Features, Predictions, Protocol, Record, digest
 from tasks import class_match
+from tasks.degenerate import REFERENCE_KINDS
 from tasks.protocols import RETRIEVAL
 from tasks.published import retrieval as published
 from tasks.ranking import BlockScores, Floats, Ints, Part, PooledScores, Scores, rank
@@ -39,6 +40,7 @@ class Retrieval:
     name: ClassVar[str] = "retrieval"
     version: ClassVar[int] = 3  # 3: reciprocal ranks
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    reference_kinds: ClassVar[Mapping[str, str]] = REFERENCE_KINDS
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
         """The same at every preset; those of papers as "published"."""

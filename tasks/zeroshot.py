@@ -21,6 +21,7 @@ from benchmark.features import embed_images, embed_texts
 from benchmark.types import Features, Predictions, Protocol, Record
 from tasks import multiclass
 from tasks.classes import of_protocol
+from tasks.degenerate import REFERENCE_KINDS
 from tasks.labels import LabelScores, check_labels, label_predictions, labelled_rows
 from tasks.prompts import PROMPT_SETS
 from tasks.protocols import ZERO_SHOT
@@ -37,6 +38,7 @@ class ZeroShot(LabelScores):
     name: ClassVar[str] = "zeroshot"
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    reference_kinds: ClassVar[Mapping[str, str]] = REFERENCE_KINDS
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
         """The same at every preset; those of papers as "published"."""
