@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from leaderboards.averages import Average, average_table, averages, below
 from leaderboards.costs import DEVICES, cost_cells, cost_columns, several_devices
 from leaderboards.rows import Entry, Group
 from leaderboards.text import COLUMNS, EMPTY, arrow, cells, clean, left_out, notes, rank, ranked, subtitle, task_title
@@ -27,6 +28,10 @@ def markdown(groups: Sequence[Group], refused: Sequence[tuple[str, str]]) -> str
             task = group.first.task
             parts.append(f"## {escape(task_title(task))}")
         parts += _section(group)
+    means = averages(groups)
+    parts += ["## Means over tasks"] if means else []
+    for average in means:
+        parts += _average(average)
     if groups:
         parts += ["## How to read it", "\n".join(f"- {line}" for line in notes(groups))]
     if refused:
@@ -43,6 +48,12 @@ def _section(group: Group) -> list[str]:
     marks = [f"> {DEVICES}"] if several_devices(group) else []
     banners = [f"> **{escape(banner)}**" for banner in group.banners]
     return [f"### {escape(subtitle(group))}", *banners, *marks, "\n".join(lines)]
+
+
+def _average(average: Average) -> list[str]:
+    head, lines = average_table(average)
+    table = [_line(head), _line(["---", *["---:"] * (len(head) - 1)], raw=True), *map(_line, lines)]
+    return [f"### {escape(average.dataset)}", "\n".join(table), "\n".join(f"- {escape(line)}" for line in below(average))]
 
 
 def _cells(entry: Entry, group: Group, more: tuple[str, ...]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmark.store import read_analysis, write
+from leaderboards.averages import average_json, averages
 from leaderboards.csv_table import csv_table
 from leaderboards.html_page import html_page
 from leaderboards.latex import latex
@@ -63,6 +64,7 @@ def json_board(groups: Sequence[Group], refused: Sequence[tuple[str, str]]) -> s
         "schema": SCHEMA,
         "generated_from": sum(len(group.rows) for group in groups),
         "left_out": [{"file": Path(path).name, "reason": clean(reason)} for path, reason in refused],
+        "averages": [average_json(average) for average in averages(groups)],
         "groups": [_json_group(group) for group in groups],
     }
     # One line: json.dumps without an indent is the fast path in C.
