@@ -69,7 +69,8 @@ def _of_result(analyst: Analyst, row: Any, kept: Mapping[str, Any], found: dict[
     classes = _per_class(row)
     if classes:
         found["per_class"][row.key] = classes
-    mark = digest([VERSION, INTERVAL, analyst.draws, row.predictions, row.metric, analyst.has(row), analyst.subjects_mark(row)])
+    seen = f"{analyst.has(row)} {analyst.subjects_mark(row)}"
+    mark = f"{VERSION} {INTERVAL} {analyst.draws} {row.predictions} {row.metric} {seen}"
     found["sources"][row.key] = mark
     for name, make in (("subgroups", analyst.subgroups), ("calibration", analyst.calibration)):
         part = kept[name].get(row.key) if kept["sources"].get(row.key) == mark else make(row)

@@ -50,6 +50,7 @@ class Analyst:
         self.out, self.draws = out, draws
         self._drawn: dict[str, tuple[Resampled, str] | None] = {}
         self._subjects: dict[Path, Subjects] = {}
+        self._marks: dict[tuple[str, ...], str] = {}
         self._bar: Any = None
 
     def begin(self, total: int, progress: bool) -> None:
@@ -75,11 +76,11 @@ class Analyst:
 
     def subjects_mark(self, row: Any) -> str:
         """Changes when the file of the subjects of a result's test rows does."""
-        path = subjects_path(self.out, row.spec)
-        try:
-            return str(path.stat().st_mtime_ns)
-        except OSError:
-            return ""
+        data = (row.dataset, row.dataset_version, row.spec["splits"].get("test", ""))
+        if data not in self._marks:
+            path = subjects_path(self.out, row.spec)
+            self._marks[data] = str(path.stat().st_mtime_ns) if path.is_file() else ""
+        return self._marks[data]
 
     @lru_cache(maxsize=4)  # noqa: B019  (an analyst lives as long as one command)
     def _open(self, key: str, sha256: str) -> Predictions | None:

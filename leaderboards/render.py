@@ -16,7 +16,7 @@ from leaderboards.csv_table import csv_table
 from leaderboards.html_page import html_page
 from leaderboards.latex import latex
 from leaderboards.markdown import markdown
-from leaderboards.rows import Entry, Group, Row, group_rows, make_row
+from leaderboards.rows import Entry, Group, Row, group_rows, make_row, with_standings
 from leaderboards.schema import SCHEMA, load
 from leaderboards.text import EMPTY, arrow, clean, duration, gib, interval, number, percent, rate, score
 
@@ -42,7 +42,11 @@ def write_board(out: Path) -> dict[str, Path]:
         UserError: the folder cannot be written.
     """
     results, refused = load(out / "results")
-    groups = group_rows(map(make_row, results), read_analysis(out))
+    return write_groups(out, with_standings(group_rows(map(make_row, results)), read_analysis(out)), refused)
+
+
+def write_groups(out: Path, groups: Sequence[Group], refused: Sequence[tuple[str, str]]) -> dict[str, Path]:
+    """As `write_board`, of groups that are there already."""
     standings = {row.key: entry.standing for group in groups for entry in group.entries if entry.standing for row in entry.rows}
     ordered = [row for group in groups for row in group.rows]
     makers: dict[str, Callable[[], str]] = {
@@ -100,11 +104,15 @@ def _json_group(group: Group) -> dict[str, Any]:
 
 
 def terminal_table(rows: Sequence[Row]) -> str:
+    """As `terminal_groups`, of the groups of these rows."""
+    return terminal_groups(group_rows(rows))
+
+
+def terminal_groups(groups: Sequence[Group]) -> str:
     """A table of at most 156 columns for the end of a run, grouped by what may be compared.
 
     A group names its protocol in its first line and its data in the second; why a score is missing stands below the table.
     """
-    groups = group_rows(rows)
     if not groups:
         return EMPTY
     lines = [line for place, group in enumerate(groups) for line in (*([_BLANK] if place else []), *_terminal_lines(group))]

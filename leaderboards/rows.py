@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
@@ -232,23 +232,30 @@ def first_line(error: str | None) -> str:
     return next((line for line in after if not line.startswith(" ")), lines[0]).strip()
 
 
-def group_rows(rows: Iterable[Row], analysis: Mapping[str, Any] | None = None) -> tuple[Group, ...]:
-    """Rows by what may be compared: tasks in the order of the suite, then dataset, protocol and label fraction.
-
-    Args:
-        analysis: of the same folder, for ranks; groups whose results have changed since get none.
-    """
-    analysed = by_group(analysis)
+def group_rows(rows: Iterable[Row]) -> tuple[Group, ...]:
+    """Rows by what may be compared: tasks in the order of the suite, then dataset, protocol and label fraction."""
     found: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         found[row.group_key].append(row)
     order = {task: number for number, task in enumerate(TASKS)}
     keys = sorted(found, key=lambda key: (order.get(key[0], len(order)), key))
-    measured = {key: [row.key for row in found[key] if row.status == "ok" and row.value is not None] for key in keys}
-    return tuple(_group(found[key], lines_of(analysed, key, measured[key]) if analysed else {}) for key in keys)
+    return tuple(_group(found[key]) for key in keys)
 
 
-def _group(rows: Sequence[Row], lines: Lines) -> Group:
+def with_standings(groups: Iterable[Group], analysis: Mapping[str, Any] | None) -> tuple[Group, ...]:
+    """The groups with the ranks of an analysis of the same folder; those whose results have changed since get none."""
+    analysed = by_group(analysis)
+    return tuple(_ranked(group, analysed) if analysed else group for group in groups)
+
+
+def _ranked(group: Group, analysed: Mapping[str, Lines]) -> Group:
+    measured = (row.key for row in group.rows if row.status == "ok" and row.value is not None)
+    lines = lines_of(analysed, group.first.group_key, measured)
+    entries = (replace(entry, standing=standing(lines.get(entry.first.key))) for entry in group.entries)
+    return Group(rows=group.rows, entries=tuple(entries)) if lines else group
+
+
+def _group(rows: Sequence[Row]) -> Group:
     higher = next((row.higher_is_better for row in rows if row.metric), True)
     place = {"method": 0, "reference": 1, "undefined": 2, "missing": 3}
 
@@ -256,11 +263,11 @@ def _group(rows: Sequence[Row], lines: Lines) -> Group:
         value = entry.value or 0.0
         return (place[entry.kind], -value if higher else value, entry.label, entry.first.key)
 
-    entries = tuple(sorted(_entries(rows, lines), key=order))
+    entries = tuple(sorted(_entries(rows), key=order))
     return Group(rows=tuple(row for entry in entries for row in entry.rows), entries=entries)
 
 
-def _entries(rows: Sequence[Row], lines: Lines) -> Iterator[Entry]:
+def _entries(rows: Sequence[Row]) -> Iterator[Entry]:
     """Seeds of one method together; rows without a score alone."""
     variants: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     parts: list[tuple[Row, ...]] = []
@@ -274,4 +281,4 @@ def _entries(rows: Sequence[Row], lines: Lines) -> Iterator[Entry]:
         # The same seed twice with other weights is another recipe, not another seed: such rows are never averaged.
         parts.extend([tuple(seeds)] if distinct else [(row,) for row in seeds])
     for part, label in zip(parts, labels(parts)):
-        yield Entry(label=label, rows=part, standing=standing(lines.get(part[0].key)))
+        yield Entry(label=label, rows=part)

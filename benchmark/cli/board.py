@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
-def write_all(out: Path, draws: int, progress: bool = True) -> dict[str, Path]:
-    """Writes <out>/analysis.json, then the board in every format; format -> path. Needs no torch."""
+def write_all(out: Path, draws: int, progress: bool = True) -> tuple[dict[str, Path], tuple[Any, ...]]:
+    """Writes <out>/analysis.json, then the board in every format: format -> path, and the groups. Needs no torch."""
     from benchmark.analysis import write_analysis
     from benchmark.store import ANALYSIS
-    from leaderboards import group_rows, load, make_row, write_board
+    from leaderboards import group_rows, load, make_row, with_standings, write_groups
 
-    results, _ = load(out / "results")
-    write_analysis(out, group_rows(map(make_row, results)), draws, progress)
-    return {**write_board(out), "analysis": out / ANALYSIS}
+    results, refused = load(out / "results")
+    groups = group_rows(map(make_row, results))
+    groups = with_standings(groups, write_analysis(out, groups, draws, progress))
+    return {**write_groups(out, groups, refused), "analysis": out / ANALYSIS}, groups

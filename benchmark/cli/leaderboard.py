@@ -115,7 +115,7 @@ def _add(arguments: argparse.Namespace) -> int:
             refused += 1
             print(f"refused: {path.name} {error}")
     if refused < len(arguments.files):
-        for path in write_all(arguments.out, 1000).values():
+        for path in write_all(arguments.out, 1000)[0].values():
             print(path)
     return 1 if refused else 0
 

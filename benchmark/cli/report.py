@@ -25,12 +25,12 @@ def main(arguments: argparse.Namespace) -> int:
     """Writes all formats and prints the table."""
     from benchmark.cli.board import write_all
     from benchmark.errors import UserError
-    from leaderboards import load, make_row, terminal_table
+    from leaderboards import terminal_groups
 
     if not (arguments.out / "results").is_dir():
         raise UserError(f"{arguments.out} has no results; `run` writes them there, or name another folder by --out")
-    paths = write_all(arguments.out, arguments.draws)
-    print(terminal_table([make_row(result) for result in load(arguments.out / "results")[0]]))
+    paths, groups = write_all(arguments.out, arguments.draws)
+    print(terminal_groups(groups))
     for path in paths.values():
         print(path)
     return 0

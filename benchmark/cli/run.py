@@ -99,7 +99,7 @@ def _print_board(options: RunOptions, summary: Summary) -> None:
     from leaderboards import make_row, terminal_table
 
     print()
-    paths = write_all(options.out, options.draws, options.progress)
+    paths, _ = write_all(options.out, options.draws, options.progress)
     print(terminal_table([make_row(plain(result)) for result in summary.results]))
     counts = Counter(result.status for result in summary.results if result.role == "method")
     print(f"\ncells: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}"
