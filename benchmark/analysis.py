@@ -13,8 +13,7 @@ from typing import Any
 
 from benchmark.analysis_rows import Analyst, cell
 from benchmark.statistics import INTERVAL, LEVEL, Resampled, holm, p_value
-from benchmark.store import ANALYSIS, ANALYSIS_SCHEMA, read_analysis, write
-from benchmark.types import digest
+from benchmark.store import ANALYSIS, ANALYSIS_SCHEMA, fingerprint, read_analysis, write
 
 VERSION = 1  # raise it whenever the same files give another analysis
 METHOD = f"{INTERVAL}; paired on the same draws; Holm against the best of each rank group"
@@ -61,7 +60,7 @@ def _work(
 def _fingerprint(analyst: Analyst, group: Any) -> str:
     """Changes whenever the analysis of a group may."""
     members = [[row.key, row.predictions, row.metric, row.title, analyst.has(row)] for row in group.rows if row.status == "ok"]
-    return digest([VERSION, METHOD, analyst.draws, members])
+    return fingerprint([VERSION, METHOD, analyst.draws, members])
 
 
 def _of_result(analyst: Analyst, row: Any, kept: Mapping[str, Any], found: dict[str, Any]) -> None:
@@ -90,11 +89,12 @@ def _per_class(row: Any) -> dict[str, dict[str, Any]]:
 
 def _group(analyst: Analyst, group: Any) -> dict[str, Any]:
     """Differences to the best method, rank groups, and all pairs of the first methods."""
-    known = [(entry, analyst.entry(entry)) for entry in group.entries if entry.kind in ("method", "reference")]
+    measured = [entry for entry in group.entries if entry.kind in ("method", "reference")]
+    known = [(entry, analyst.entry(entry)) for entry in measured if entry.first.metric == group.metric]
     sign = 1 if group.higher_is_better else -1
     scored = [(entry, found) for entry, found in known if found is not None]
     methods = [entry for entry, _ in sorted(scored, key=lambda pair: -sign * pair[1].value) if entry.kind == "method"]
-    entries = {row.key: dict(_EMPTY) for entry in group.entries if entry.kind in ("method", "reference") for row in entry.rows}
+    entries = {row.key: dict(_EMPTY) for entry in measured for row in entry.rows}
     made = {
         "group": _plain_key(group.first.group_key),
         "metric": group.metric,

@@ -22,9 +22,9 @@ from benchmark.scoring import (
     verified_predictions,
 )  # fmt: skip
 from benchmark.statistics import INTERVAL, Resampled, average, resample
-from benchmark.store import write
+from benchmark.store import fingerprint, write
 from benchmark.subjects import Subjects, read_subjects, subjects_path
-from benchmark.types import Predictions, Protocol, digest
+from benchmark.types import Predictions, Protocol
 
 Floats = NDArray[np.float64]
 BINS = 10  # of equal width, of the calibration
@@ -99,7 +99,7 @@ class Analyst:
         return self._drawn[row.key]
 
     def _score(self, row: Any) -> tuple[Resampled, str] | None:
-        name = digest([row.predictions, row.protocol_hash, row.spec["task_version"], row.metric, self.draws, INTERVAL])
+        name = fingerprint([row.predictions, row.protocol_hash, row.spec["task_version"], row.metric, self.draws, INTERVAL])
         path = self.out / "analysis" / f"{name}.npz"
         kept = _read_draws(path)
         if kept is not None:
@@ -108,7 +108,7 @@ class Analyst:
         found = None if how is None or predictions is None else resample_metric(predictions, how, row.metric, self.draws)
         if found is None or predictions is None or np.isnan(found.value):
             return None
-        mark = digest([predictions.uids.tolist(), predictions.patients.tolist()])
+        mark = fingerprint([predictions.uids.tolist(), predictions.patients.tolist()])
         _write_draws(path, found, mark)
         return found, mark
 

@@ -126,6 +126,11 @@ def _read_npz(file: IO[bytes]) -> Predictions:
         return Predictions(stored["uids"], stored["patients"], arrays, names, skipped)
 
 
+def fingerprint(value: object) -> str:
+    """16 hexadecimal digits of a value of JSON; as types.digest, but for any text, lone surrogates included."""
+    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def read_analysis(out: Path) -> dict[str, Any] | None:
     """What benchmark.analysis wrote to a folder of results; None where there is none of its schema that can be read."""
     try:

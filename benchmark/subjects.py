@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmark.store import write
-from benchmark.types import Record, RunSpec, canonical_json, digest
+from benchmark.store import fingerprint, write
+from benchmark.types import Record, RunSpec, canonical_json
 
 SCHEMA = 1
 Subjects = Mapping[str, Mapping[str, Any]]  # uid -> sex, age, view
@@ -17,7 +17,7 @@ Subjects = Mapping[str, Mapping[str, Any]]  # uid -> sex, age, view
 def subjects_path(out: Path, spec: RunSpec | Mapping[str, Any]) -> Path:
     """Where the subjects of the test rows of a result lie, by what its spec says of its data."""
     read = spec.__getitem__ if isinstance(spec, Mapping) else spec.__getattribute__
-    return out / "subjects" / f"{digest([read('dataset'), read('dataset_version'), read('splits').get('test', '')])}.json"
+    return out / "subjects" / f"{fingerprint([read('dataset'), read('dataset_version'), read('splits').get('test', '')])}.json"
 
 
 def write_subjects(out: Path, spec: RunSpec, records: Iterable[Record]) -> None:

@@ -91,7 +91,7 @@ def _scores(group: Group, methods: Sequence[str]) -> dict[str, float]:
     return {
         entry.label: entry.value
         for entry in group.entries
-        if entry.kind == "method" and entry.value is not None and _wanted(entry, methods)
+        if entry.kind == "method" and entry.value is not None and entry.first.metric == group.metric and _wanted(entry, methods)
     }
 
 

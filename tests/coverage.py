@@ -26,7 +26,7 @@ EFFECT = {"high macro AUROC": 2.2, "recall@10": 2.6, "low recall@10": 1.5}  # of
 
 @dataclass(frozen=True)
 class Cohort:
-    """A statistic with its standard error (infinitesimal jackknife) by weights (R, P), the truth, and who has a rare class (P,)."""
+    """A statistic with its standard error (infinitesimal jackknife) by weights (R, P), the truth, and (P,) a rare class."""
 
     score: Callable[[Floats], tuple[Floats, Floats]]
     truth: float

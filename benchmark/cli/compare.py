@@ -42,6 +42,7 @@ def main(arguments: argparse.Namespace) -> int:
     from tabulate import tabulate
 
     from benchmark.comparison import compare
+    from leaderboards.text import clean
 
     rows, left_out = compare(arguments.out, arguments.first, arguments.second, arguments.metric, arguments.draws)
     if not rows and left_out:
@@ -49,15 +50,17 @@ def main(arguments: argparse.Namespace) -> int:
     if not rows:
         raise UserError(f"{arguments.first} and {arguments.second} share no finished cell in {arguments.out}; see `report`")
     both = (arguments.first, arguments.second)
-    print(tabulate([_line(row) for row in rows], headers=(*_HEADS, *both, *_TAIL)))
+    lines = [[clean(cell) for cell in _line(row)] for row in rows]
+    print(tabulate(lines, headers=(*_HEADS, *map(clean, both), *_TAIL), disable_numparse=True))
     for line in _below(rows, left_out):
-        print(line)
+        print(clean(line))
     return 0
 
 
 def _below(rows: list[Any], left_out: list[str]) -> Iterator[str]:
     """How to read the table, and what differs in the specs."""
-    yield "\ntime and memory: first by second" + (
+    yield ""
+    yield "time and memory: first by second" + (
         "; * measured on different devices, so no comparison of methods" if _marked(rows) else ""
     )
     told: dict[tuple[str, ...], list[str]] = {}
