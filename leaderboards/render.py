@@ -12,9 +12,10 @@ from tabulate import tabulate
 
 from benchmark.store import write
 from leaderboards.csv_table import csv_table
-from leaderboards.html_page import html_page
 from leaderboards.latex import latex
 from leaderboards.markdown import markdown
+from leaderboards.page import html_page
+from leaderboards.page.analysis import read_analysis
 from leaderboards.rows import Entry, Group, Row, group_rows, make_row
 from leaderboards.schema import SCHEMA, load
 from leaderboards.text import EMPTY, arrow, clean, duration, gib, interval, number, percent, rate, score
@@ -39,6 +40,8 @@ def write_board(out: Path) -> dict[str, Path]:
         UserError: the folder cannot be written.
     """
     results, refused = load(out / "results")
+    analysis, fault = read_analysis(out)
+    refused += [(str(out / "analysis.json"), fault)] if fault else []
     groups = group_rows(map(make_row, results))
     ordered = [row for group in groups for row in group.rows]
     makers: dict[str, Callable[[], str]] = {
@@ -46,7 +49,7 @@ def write_board(out: Path) -> dict[str, Path]:
         "csv": lambda: csv_table(ordered),
         "tex": lambda: latex(groups, refused),
         "json": lambda: json_board(groups, refused),
-        "html": lambda: html_page(groups, refused),
+        "html": lambda: html_page(groups, refused, analysis),
     }
     paths = {name: out / f"leaderboard.{name}" for name in makers}
     for name, make in makers.items():
