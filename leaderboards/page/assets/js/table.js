@@ -15,7 +15,7 @@ const COLUMNS = [
   { name: "Flags" },
 ];
 const KINDS = ["method", "reference", "undefined", "missing"];
-const PAGE = 40; // lines of a group before "show all"
+const PAGE = window.matchMedia("(max-width: 720px)").matches ? 8 : 40; // lines of a group before "show all"
 
 const sorting = { column: -1, down: false };
 const open = new Set();
