@@ -137,15 +137,16 @@ def analysis(found: list[RunResult]) -> dict[str, Any]:
     for group in groups:
         entries = [entry for entry in group.entries if entry.kind == "method"]
         best = entries[0] if entries else None
-        told = {}
+        told: dict[str, Any] = {row.key: {} for entry in group.entries if entry.kind == "reference" for row in entry.rows}
         for place, entry in enumerate(entries):
             rng = _rng(entry.label, "analysis")
             gap = (entry.value or 0.0) - (best.value or 0.0) if best else 0.0
             difference = {"value": gap, "low": gap - 0.03, "high": gap + 0.03, "n": 430}
-            told[entry.first.key] = {
-                "rank": place + 1, "rank_low": max(1, place - 1), "rank_high": min(len(entries), place + 2), "p": 0.04,
+            line = {
+                "rank": place + 1, "rank_low": max(1, place), "rank_high": min(len(entries), place + 2), "p": 0.04,
                 "difference_to_best": None if entry is best else difference, "p_holm": round(min(1.0, 0.5 * rng.random()), 3),
             }  # fmt: skip
+            told |= {row.key: line for row in entry.rows}
             if group.first.task == "classification":
                 board["subgroups"][entry.first.key] = list(_subgroups(rng, entry.value or 0.0, group.metric))
                 board["calibration"][entry.first.key] = _calibration(rng)

@@ -114,9 +114,11 @@ def test_the_analysis_is_joined_by_group_and_key() -> None:
     assert second["rank"]["difference_to_best"]["value"] < 0
     assert {part["by"] for part in best["subgroups"]} == {"sex", "age", "view"}
     assert len(best["calibration"]["bins"]) == 10
-    other = board.analysis(found)
+    other, late = board.analysis(found), board.analysis(found[:-1])
     for group in other["groups"]:
         group["group"][4] = "another hash"
+    ranked = [[entry for entry in group["entries"] if "rank" in entry] for group in page_of(*found, analysis=late)["groups"]]
+    assert [bool(entries) for entries in ranked] == [True] * 10 + [False]  # the last table has a result that was not analysed
     assert not [entry for group in page_of(*found, analysis=other)["groups"] for entry in group["entries"] if "rank" in entry]
 
 

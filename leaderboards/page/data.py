@@ -78,6 +78,8 @@ def _group(
     row = group.first
     key = json.loads(json.dumps(row.group_key))
     found = told.get(json.dumps(key), {})
+    if set(found.get("entries", ())) != {item.key for item in group.rows if item.status == "ok" and item.value is not None}:
+        found = {}  # analysed with other results than are here now
     names = list(dict.fromkeys(name for item in group.rows for name in item.metrics)) if runs else []
     ranks = found.get("entries", {})
     # Groups that differ in nothing but the label fraction are one series.
@@ -89,6 +91,7 @@ def _group(
         "higher": group.higher_is_better,
         "banners": list(group.banners),
         "series": tables[0].place(series),
+        "best": found.get("best"),
         "metrics": [clean(name) for name in names],
         "splits": tables[0].place(row.spec["splits"]),
         "entries": [_entry(entry, group, (ranks, analysis), tables, names) for entry in group.entries[:most]],

@@ -13,7 +13,7 @@ const differencesPanel = () => {
 const drawDifferences = (width) => {
   const group = focused();
   const rows = gaps(group);
-  const best = contestants(group).find((entry) => entry.rank && !entry.rank.difference_to_best);
+  const best = contestants(group).find((entry) => entry.keys.includes(group.best));
   if (!rows.length) return nothing("No paired differences for this table: `report` computes them where two methods have predictions of the same rows.");
   const points = rows.map((entry) => ({ entry, name: entry.label, ...entry.rank.difference_to_best, p: entry.rank.p_holm, rank: rankText(entry.rank) }));
   const noise = (point) => known(point.low) && point.low <= 0 && point.high >= 0;
