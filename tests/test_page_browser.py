@@ -181,7 +181,7 @@ def test_everything_works_by_keyboard_alone(tab: Tab) -> None:
 def test_charts_follow_the_chosen_table_and_every_chart_has_words_and_a_table(tab: Tab) -> None:
     page = tab.page
     assert page.locator("figure.panel").evaluate_all("(all) => all.map((one) => one.id)") == [
-        "cost", "differences", "efficiency", "findings", "subgroups", "calibration", "prompts",
+        "cost", "differences", "efficiency", "findings", "metrics", "subgroups", "calibration", "prompts",
     ]  # fmt: skip
     for name in ("cost", "differences", "efficiency", "subgroups", "calibration", "prompts"):
         assert page.locator(f"#{name} svg[role=img]").first.get_attribute("aria-label"), name
@@ -234,6 +234,13 @@ def test_no_serious_finding_of_axe_in_light_and_dark(browser: Any, tmp_path: Pat
 def test_a_phone_needs_no_sideways_scrolling(browser: Any, whole: Path) -> None:
     tab = Tab(browser, whole, width=375)
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= 375
+    wide = (
+        "[...document.querySelectorAll('select, input, figure, svg, p, h1, h2, h3')].filter((one) => !one.closest('.scroll'))"
+    )
+    edges = tab.page.evaluate(f"{wide}.map((one) => [one.outerHTML.slice(0, 60), one.getBoundingClientRect().right])")
+    assert [edge for edge in edges if edge[1] > 375] == []
+    inside = "[...document.querySelectorAll('figure.panel')].filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.id)"
+    assert tab.page.evaluate(inside) == []
     tab.page.locator(".score button").first.click()
     assert tab.page.evaluate("document.querySelector('dialog').scrollWidth <= document.querySelector('dialog').clientWidth")
     tab.close()

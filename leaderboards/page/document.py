@@ -21,7 +21,7 @@ ASSETS = Path(__file__).resolve().parent / "assets"
 LIBRARIES = ("vendor/d3.min.js", "vendor/plot.umd.min.js")
 SCRIPTS = (
     *("format", "dom", "state", "glance", "filters", "table", "details", "chart", "cost", "efficiency", "differences"),
-    *("findings", "subgroups", "calibration", "prompts", "focus", "main"),
+    *("findings", "metrics", "subgroups", "calibration", "prompts", "focus", "main"),
 )
 FONTS = {"Inter": "inter-latin-wght-normal.woff2", "Source Serif 4": "source-serif-4-latin-wght-normal.woff2"}
 _ROOM = 20_000  # for the frame around data and assets

@@ -35,6 +35,16 @@ const costPanel = () => {
   return card;
 };
 
+// Names stand above their points and never leave the drawing: they start or end at a point that is near an edge.
+const nameMarks = (named, points) => {
+  const [low, high] = [Math.min(...points.map((point) => point.x)), Math.max(...points.map((point) => point.x))];
+  const place = (point) => (high > low ? (point.x - low) / (high - low) : 0.5);
+  const anchors = [["start", -8, (share) => share < 0.25], ["middle", 0, (share) => share >= 0.25 && share <= 0.75], ["end", 8, (share) => share > 0.75]];
+  return anchors.map(([textAnchor, dx, fits]) => Plot.text(named.filter((point) => fits(place(point))), {
+    x: "x", y: "y", text: (point) => shortened(point.entry.label, 30), textAnchor, dx, dy: -13, fill: "var(--ink)", stroke: "var(--card)", strokeWidth: 4, fontWeight: 550,
+  }));
+};
+
 const drawCost = (width, cost) => {
   const group = focused();
   const points = contestants(group).filter(cost.has).map((entry) => ({ entry, x: cost.read(entry), y: entry.value }));
@@ -52,7 +62,7 @@ const drawCost = (width, cost) => {
       Plot.line(front, { x: "x", y: "y", curve: "step-after", stroke: "var(--accent)", strokeWidth: 1.5, strokeOpacity: 0.6 }),
       Plot.dot(points.filter((point) => !strong(point.entry)), { x: "x", y: "y", r: 4.5, fill: "var(--quiet)", stroke: "var(--card)", strokeWidth: 1 }),
       dots,
-      Plot.text(named, { x: "x", y: "y", text: (point) => point.entry.label, dy: -12, fill: "var(--ink)", stroke: "var(--card)", strokeWidth: 4, fontWeight: 550 }),
+      nameMarks(named, points),
       Plot.tip(points, Plot.pointer({ x: "x", y: "y", title: (point) => `${point.entry.label}\n${number(point.y)}\n${cost.text(point.x)}`, fill: "var(--card)", stroke: "var(--line)" })),
     ],
   });

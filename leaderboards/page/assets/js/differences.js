@@ -19,12 +19,11 @@ const drawDifferences = (width) => {
   const noise = (point) => known(point.low) && point.low <= 0 && point.high >= 0;
   const longest = Math.max(...points.map((point) => point.name.length));
   const left = Math.min(Math.floor(width * 0.38), 14 + longest * 7);
-  const shorten = (name) => (name.length * 7 > left ? `${name.slice(0, Math.floor(left / 7) - 2)}…` : name);
   const common = { y: "name" };
   const drawn = plot(`${points.length} methods minus ${best ? best.label : "the best"} in ${arrow(group)}; ${points.filter(noise).length} intervals hold 0`, {
-    width, height: 60 + 25 * points.length, marginLeft: left, marginRight: 62, marginTop: 8, marginBottom: 42,
-    x: { label: `difference in ${group.metric} →`, labelAnchor: "right", grid: true, ticks: Math.min(7, width / 80), nice: true },
-    y: { label: null, domain: points.map((point) => point.name), tickSize: 0, tickFormat: shorten },
+    width, height: 60 + (points.length > 6 ? 25 : 34) * points.length, marginLeft: left, marginRight: 62, marginTop: 8, marginBottom: 42,
+    x: { label: `difference in ${group.metric} →`, labelAnchor: "right", grid: true, ticks: Math.min(7, (width - left - 62) / 70), nice: true },
+    y: { label: null, domain: points.map((point) => point.name), tickSize: 0, tickFormat: (name) => shortened(name, Math.floor(left / 7)) },
     marks: [
       Plot.ruleX([0], { stroke: "var(--ink)", strokeWidth: 1 }),
       Plot.ruleY(points.filter((point) => known(point.low)), { ...common, x1: "low", x2: "high", stroke: (point) => colour(point.entry), strokeWidth: 2.2 }),

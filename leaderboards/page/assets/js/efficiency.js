@@ -13,7 +13,7 @@ const efficiencyPanel = () => {
     how: "Score at each share of the labelled patients. Bands are the 95 % interval of a single run, or one standard deviation over seeds.",
     build: (width) => {
       const columns = Math.max(1, Math.min(series.length, Math.floor(width / 330)));
-      const each = Math.floor((width - 28 * (columns - 1)) / columns);
+      const each = Math.min(620, Math.floor((width - 28 * (columns - 1)) / columns));
       const all = series.flat().flatMap(contestants);
       const firsts = [...new Map(all.map((entry) => [entry.variant, entry])).values()];
       return [legend(firsts), h("div", { class: "small-multiples" }, series.map((groups) => drawSeries(groups, each))), efficiencyTable(series)];

@@ -22,14 +22,15 @@ const focusBar = () => {
 
 const startingFocus = () => {
   // The contest that most methods share; of equal ones the one with most to show beside it.
-  const worth = (group) => contestants(group).length * 10 + (contestants(group).some((entry) => entry.subgroups) ? 2 : 0) + (group.metrics.some((name) => name.includes("/")) ? 1 : 0) + group.label_fraction;
+  const worth = (group) => contestants(group).length * 10 + (contestants(group).some((entry) => entry.subgroups) ? 2 : 0) + (group.metrics.some((name) => name.includes("/")) ? 1 : 0) +
+    (board.groups.some((other) => other !== group && other.series === group.series) ? 1 : 0) + group.label_fraction;
   state.focus = board.groups.reduce((best, group) => (worth(group) > worth(board.groups[best]) ? group.place : best), 0);
   state.marked = contestants(focused()).slice(0, 3).map((entry) => entry.variant);
 };
 
 const closerLook = () => {
   if (!variants.size) return null;
-  const panels = [costPanel(), differencesPanel(), efficiencyPanel(), findingsPanel(), subgroupsPanel(), calibrationPanel(), promptsPanel()].filter(Boolean);
+  const panels = [costPanel(), differencesPanel(), efficiencyPanel(), findingsPanel(), metricsPanel(), subgroupsPanel(), calibrationPanel(), promptsPanel()].filter(Boolean);
   return h("section", { id: "closer", "aria-labelledby": "closer-title" }, h("h2", { id: "closer-title" }, "A closer look"),
     h("p", { class: "lead" }, "Choose a table and up to four methods; every chart follows. The same figures stand as a table below each chart."),
     focusBar(), h("div", { class: "panels" }, panels));

@@ -41,8 +41,10 @@ const scoreText = (entry) => (entry.status !== "ok" ? entry.status : !known(entr
 const arrow = (group) => (group.metric ? `${group.metric} ${group.higher ? "↑" : "↓"}` : "score");
 
 const rankText = (rank) => {
-  if (!rank) return NONE;
+  if (!rank || !known(rank.rank)) return NONE;
   return rank.rank_low === rank.rank_high ? String(rank.rank_low) : `${rank.rank_low}–${rank.rank_high}`;
 };
+
+const shortened = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);

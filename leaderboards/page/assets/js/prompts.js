@@ -20,7 +20,7 @@ const drawPrompts = (width) => {
   const left = Math.min(Math.floor(width * 0.38), 14 + 7 * Math.max(...points.map((point) => point.name.length)));
   const drawn = plot(`${arrow(group)} of ${points.length} methods with the spread over prompt templates`, {
     width, height: 54 + 24 * points.length, marginLeft: left, marginRight: 24, marginTop: 8, marginBottom: 42,
-    x: { label: `${group.metric} →`, labelAnchor: "right", grid: true, nice: true, ticks: Math.min(7, width / 80) }, y: { label: null, domain: points.map((point) => point.name), tickSize: 0 },
+    x: { label: `${group.metric} →`, labelAnchor: "right", grid: true, nice: true, ticks: Math.min(7, (width - left) / 70) }, y: { label: null, domain: points.map((point) => point.name), tickSize: 0, tickFormat: (name) => shortened(name, Math.floor(left / 7)) },
     marks: [
       Plot.ruleY(points, { y: "name", x1: (point) => point.value - point.spread, x2: (point) => point.value + point.spread, stroke: (point) => colour(point.entry), strokeWidth: 6, strokeOpacity: 0.35 }),
       Plot.dot(points, { y: "name", x: "value", r: 4, fill: (point) => colour(point.entry) }),

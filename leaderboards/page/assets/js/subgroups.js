@@ -26,7 +26,7 @@ const drawSubgroups = (width) => {
   const metric = entries[0].subgroups[0].metric;
   const drawn = plot(`${metric} of ${entries.map((entry) => entry.label).join(", ")} by ${[...new Set(points.map((point) => point.by))].join(", ")}`, {
     width, height: 54 + order.length * (14 + 9 * entries.length), marginLeft: left, marginRight: 18, marginTop: 8, marginBottom: 42,
-    x: { label: `${metric} →`, labelAnchor: "right", grid: true, nice: true, ticks: Math.min(7, width / 80) }, y: { label: null, domain: order, tickSize: 0 }, marks,
+    x: { label: `${metric} →`, labelAnchor: "right", grid: true, nice: true, ticks: Math.min(7, (width - left) / 70) }, y: { label: null, domain: order, tickSize: 0, tickFormat: (name) => shortened(name, Math.floor(left / 7)) }, marks,
   });
   const rows = points.map((point) => [point.entry.label, `${point.by}: ${point.part}`, String(point.patients), number(point.value), range(point.low, point.high)]);
   return [legend(entries), drawn, asTable("By sex, age and view", ["Method", "Part", "Patients", metric, "95 % interval"], rows)];

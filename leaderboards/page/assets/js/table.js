@@ -105,22 +105,32 @@ const ends = (entry) => {
   return known(entry.value) && known(entry.spread) ? [entry.value - entry.spread, entry.value + entry.spread] : null;
 };
 
-const axisOf = (group) => {
-  const values = group.entries.flatMap((entry) => [entry.value, ...(ends(entry) || []), ...(entry.published ? [entry.published.low, entry.published.high] : [])]).filter(known);
+const extent = (entries) => {
+  const values = entries.flatMap((entry) => [entry.value, ...(ends(entry) || []), ...(entry.published ? [entry.published.low, entry.published.high] : [])]).filter(known);
   return values.length ? [Math.min(...values), Math.max(...values)] : [0, 0];
+};
+
+// The methods set the axis; a reference that lies further away than their whole span is an arrow at the edge.
+const axisOf = (group) => {
+  const [low, high] = extent(contestants(group));
+  const span = high - low;
+  if (!(span > 0)) return extent(group.entries);
+  const near = group.entries.filter((entry) => known(entry.value) && entry.value >= low - span && entry.value <= high + span);
+  return extent([...contestants(group), ...near]);
 };
 
 const intervalPlot = (entry, [low, high]) => {
   if (!known(entry.value) || high <= low) return null;
-  const place = (value) => (4 + (132 * (value - low)) / (high - low)).toFixed(1);
+  const place = (value) => (4 + (132 * Math.min(Math.max(value - low, 0), high - low)) / (high - low)).toFixed(1);
   const span = ends(entry);
   const kind = entry.interval ? "interval" : "spread";
+  const beyond = entry.value < low || entry.value > high;
   const said = [scoreText(entry), span ? `${kind} from ${number(span[0])} to ${number(span[1])}` : "", entry.published ? `published ${entry.published.text}` : ""].filter(Boolean).join(", ");
   return h("svg", { viewBox: "0 0 140 16", role: "img", "aria-label": said, class: "mini" },
     h("line", { class: "track", x1: 4, x2: 136, y1: 8, y2: 8 }),
     entry.published ? h("rect", { class: "published", x: place(entry.published.low), width: Math.max(2, place(entry.published.high) - place(entry.published.low)), y: 1, height: 14 }) : null,
-    span ? h("line", { class: kind, x1: place(span[0]), x2: place(span[1]), y1: 8, y2: 8 }) : null,
-    h("circle", { cx: place(entry.value), cy: 8, r: 3.4 }));
+    span && !beyond ? h("line", { class: kind, x1: place(span[0]), x2: place(span[1]), y1: 8, y2: 8 }) : null,
+    beyond ? h("path", { class: "beyond", d: entry.value > high ? "M131 4l6 4-6 4z" : "M9 4l-6 4 6 4z" }) : h("circle", { cx: place(entry.value), cy: 8, r: 3.4 }));
 };
 
 const belowPlot = (entry) => [
