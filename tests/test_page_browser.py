@@ -239,7 +239,8 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Any, whole: Path) -> None:
     )
     edges = tab.page.evaluate(f"{wide}.map((one) => [one.outerHTML.slice(0, 60), one.getBoundingClientRect().right])")
     assert [edge for edge in edges if edge[1] > 375] == []
-    inside = "[...document.querySelectorAll('figure.panel')].filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.id)"
+    panels = "[...document.querySelectorAll('figure.panel')]"
+    inside = f"{panels}.filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.id)"
     assert tab.page.evaluate(inside) == []
     tab.page.locator(".score button").first.click()
     assert tab.page.evaluate("document.querySelector('dialog').scrollWidth <= document.querySelector('dialog').clientWidth")
