@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from benchmark.store import read_analysis, write
+from benchmark.store import write
 from leaderboards.averages import average_json, averages
 from leaderboards.csv_table import csv_table
-from leaderboards.html_page import html_page
 from leaderboards.latex import latex
 from leaderboards.markdown import markdown
+from leaderboards.page import html_page
+from leaderboards.page.analysis import read_analysis
 from leaderboards.rows import Entry, Group, Row, group_rows, make_row, with_standings
 from leaderboards.schema import SCHEMA, load
 from leaderboards.text import EMPTY, arrow, clean, duration, gib, interval, number, percent, rate, score
@@ -42,11 +43,15 @@ def write_board(out: Path) -> dict[str, Path]:
         UserError: the folder cannot be written.
     """
     results, refused = load(out / "results")
-    return write_groups(out, with_standings(group_rows(map(make_row, results)), read_analysis(out)), refused)
+    analysis, fault = read_analysis(out)
+    refused += [(str(out / "analysis.json"), fault)] if fault else []
+    return write_groups(out, with_standings(group_rows(map(make_row, results)), analysis), refused, analysis)
 
 
-def write_groups(out: Path, groups: Sequence[Group], refused: Sequence[tuple[str, str]]) -> dict[str, Path]:
-    """As `write_board`, of groups that are there already."""
+def write_groups(
+    out: Path, groups: Sequence[Group], refused: Sequence[tuple[str, str]], analysis: Mapping[str, Any] | None
+) -> dict[str, Path]:
+    """As `write_board`, of groups and their analysis that are there already."""
     standings = {row.key: entry.standing for group in groups for entry in group.entries if entry.standing for row in entry.rows}
     ordered = [row for group in groups for row in group.rows]
     makers: dict[str, Callable[[], str]] = {
@@ -54,7 +59,7 @@ def write_groups(out: Path, groups: Sequence[Group], refused: Sequence[tuple[str
         "csv": lambda: csv_table(ordered, standings),
         "tex": lambda: latex(groups, refused),
         "json": lambda: json_board(groups, refused),
-        "html": lambda: html_page(groups, refused),
+        "html": lambda: html_page(groups, refused, analysis),
     }
     paths = {name: out / f"leaderboard.{name}" for name in makers}
     for name, make in makers.items():

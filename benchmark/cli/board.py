@@ -14,5 +14,6 @@ def write_all(out: Path, draws: int, progress: bool = True) -> tuple[dict[str, P
 
     results, refused = load(out / "results")
     groups = group_rows(map(make_row, results))
-    groups = with_standings(groups, write_analysis(out, groups, draws, progress))
-    return {**write_groups(out, groups, refused), "analysis": out / ANALYSIS}, groups
+    analysis = write_analysis(out, groups, draws, progress)
+    groups = with_standings(groups, analysis)
+    return {**write_groups(out, groups, refused, analysis), "analysis": out / ANALYSIS}, groups
