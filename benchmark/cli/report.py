@@ -24,12 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "which nothing uploads (default: board)")  # fmt: skip
     parser.add_argument("--hub-dataset", action="append", default=[], metavar="NAME=OWNER/ID",
                         help="with --format hf: the benchmark of a data set on the hub, for .eval_results")  # fmt: skip
+    parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap behind ranks, differences and subgroups; "
+                        "0 leaves them out (default: 1000)")  # fmt: skip
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Writes all formats and prints the table."""
+    from benchmark.cli.board import write_all
     from benchmark.errors import UserError
-    from leaderboards import load, make_row, terminal_table, write_board
+    from leaderboards import terminal_groups
 
     if not (arguments.out / "results").is_dir():
         raise UserError(f"{arguments.out} has no results; `run` writes them there, or name another folder by --out")
@@ -37,8 +40,8 @@ def main(arguments: argparse.Namespace) -> int:
         return _huggingface(arguments)
     if arguments.hub_dataset:
         raise UserError("--hub-dataset belongs to --format hf")
-    paths = write_board(arguments.out)
-    print(terminal_table([make_row(result) for result in load(arguments.out / "results")[0]]))
+    paths, groups = write_all(arguments.out, arguments.draws)
+    print(terminal_groups(groups))
     for path in paths.values():
         print(path)
     return 0

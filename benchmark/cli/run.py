@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from benchmark.data.dataset import Dataset
+    from benchmark.plan import RunOptions
     from benchmark.runner import Runner, Summary
     from benchmark.types import RunResult
 
@@ -48,7 +49,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _print_plan(runner)
     summary = runner.run()
-    _print_board(options.out, summary)
+    _print_board(options, summary)
     unavailable = summary.of("unavailable") if "all" not in options.methods else []
     return 1 if summary.of("failed") or unavailable else 0
 
@@ -92,12 +93,13 @@ def _print_result(result: RunResult) -> None:
     print(f"{where}: {result.primary} {value}{interval}, {sum(result.cost.seconds.values()):.1f} s", flush=True)
 
 
-def _print_board(out: Any, summary: Summary) -> None:
+def _print_board(options: RunOptions, summary: Summary) -> None:
+    from benchmark.cli.board import write_all
     from benchmark.types import plain
-    from leaderboards import make_row, terminal_table, write_board
+    from leaderboards import make_row, terminal_table
 
     print()
-    paths = write_board(out)
+    paths, _ = write_all(options.out, options.draws, options.progress)
     print(terminal_table([make_row(plain(result)) for result in summary.results]))
     counts = Counter(result.status for result in summary.results if result.role == "method")
     print(f"\ncells: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}"
