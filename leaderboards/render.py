@@ -49,9 +49,9 @@ def write_board(out: Path) -> dict[str, Path]:
 
 
 def write_groups(
-    out: Path, groups: Sequence[Group], refused: Sequence[tuple[str, str]], analysis: Mapping[str, Any] | None = None
+    out: Path, groups: Sequence[Group], refused: Sequence[tuple[str, str]], analysis: Mapping[str, Any] | None
 ) -> dict[str, Path]:
-    """As `write_board`, of groups and an analysis that are there already."""
+    """As `write_board`, of groups and their analysis that are there already."""
     standings = {row.key: entry.standing for group in groups for entry in group.entries if entry.standing for row in entry.rows}
     ordered = [row for group in groups for row in group.rows]
     makers: dict[str, Callable[[], str]] = {

@@ -19,13 +19,13 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `report`."""
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of results (default: runs)")
+    parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap behind ranks, differences and subgroups; "
+                        "0 leaves them out (default: 1000)")  # fmt: skip
     parser.add_argument("--format", choices=("board", "hf"), default="board",
                         help="board: Markdown, CSV, LaTeX, JSON and the page; hf: files for the Hugging Face hub, "
                         "which nothing uploads (default: board)")  # fmt: skip
     parser.add_argument("--hub-dataset", action="append", default=[], metavar="NAME=OWNER/ID",
                         help="with --format hf: the benchmark of a data set on the hub, for .eval_results")  # fmt: skip
-    parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap behind ranks, differences and subgroups; "
-                        "0 leaves them out (default: 1000)")  # fmt: skip
 
 
 def main(arguments: argparse.Namespace) -> int:
