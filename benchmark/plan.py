@@ -52,6 +52,7 @@ class RunOptions:
     settings: tuple[Setting, ...] = ()
     progress: bool = True
     command: str = ""
+    only: tuple[str, ...] = ()  # keys of cells, or of pretrainings without their cells; empty: everything
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

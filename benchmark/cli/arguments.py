@@ -96,6 +96,7 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
         out=arguments.out,
         settings=parse_settings(arguments.settings),
         progress=not arguments.no_progress,
+        only=_names(arguments.only, "only") if getattr(arguments, "only", "") else (),
         command=f"python -m benchmark {shlex.join(sys.argv[1:])}",
     )
 

@@ -9,6 +9,7 @@ import argparse
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from benchmark.cli import launching
 from benchmark.cli.arguments import add_run_arguments, add_task_arguments, run_options
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ EXAMPLES = """examples:
   python -m benchmark run --method mcr --data rsna,siim --data-root /data --split prior-5fold:0
   python -m benchmark run --method mcr --data chexpert --data-root /data --split my-list.csv --label-policy mgca
   python -m benchmark run --method all --task all --dry-run
+  python -m benchmark run --method all --task all --launcher local --jobs 4
+  python -m benchmark run --method all --task all --preset paper --launcher slurm --slurm partition=gpu --slurm gpus-per-node=1
 """
 
 
@@ -35,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
     add_task_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the plan and run nothing")
+    launching.add_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -47,8 +51,11 @@ def main(arguments: argparse.Namespace) -> int:
     runner = Runner(options, METHODS, TASKS, report=_print_result)
     if arguments.dry_run:
         return _print_plan(runner)
-    summary = runner.run()
-    _print_board(options.out, summary)
+    if arguments.launcher == "slurm":
+        return launching.submit(arguments, runner)
+    summary = launching.run(arguments, runner) if arguments.launcher == "local" else runner.run()
+    if not options.only:  # a part of a run writes no board: others may be at work on the rest
+        _print_board(options.out, summary)
     unavailable = summary.of("unavailable") if "all" not in options.methods else []
     return 1 if summary.of("failed") or unavailable else 0
 

@@ -39,7 +39,7 @@ def peak_tflops(name: str, precision: str) -> float | None:
     return PEAK_TFLOPS.get(name, {}).get(precision)
 
 
-def matmul_tflops(device: torch.device, precision: str, repeats: int = 5) -> float:
+def matmul_tflops(device: torch.device, precision: str, repeats: int = 10) -> float:
     """10^12 operations a second (2 a multiply-add) in the fastest of a few square products: of 8192 on a GPU, 1024 on a CPU."""
     side = 8192 if device.type == "cuda" else 1024
     left, right = (torch.ones(side, side, dtype=DTYPES[precision], device=device) for _ in range(2))
