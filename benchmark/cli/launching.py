@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
+    from benchmark.launch.collect import Collecting
     from benchmark.launch.jobs import Job
-    from benchmark.runner import Runner, Summary
+    from benchmark.runner import Summary
 
 OWN = ("launcher", "jobs", "per", "slurm", "dry_run", "only", "no_progress")  # options that are not handed on
 
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="these cells of the plan, or these pretrainings alone; keys are in --dry-run")  # fmt: skip
 
 
-def run(arguments: argparse.Namespace, runner: Runner) -> Summary:
+def run(arguments: argparse.Namespace, runner: Collecting) -> Summary:
     """Runs what is left in processes of this machine, and takes their results as they end."""
     from benchmark.launch.jobs import jobs_of
     from benchmark.launch.local import run_queue, slots, visible_gpus
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace, runner: Runner) -> Summary:
     return runner.summary
 
 
-def submit(arguments: argparse.Namespace, runner: Runner) -> int:
+def submit(arguments: argparse.Namespace, runner: Collecting) -> int:
     """Submits what is left as jobs of SLURM, and says how to watch them."""
     from tabulate import tabulate
 
@@ -101,7 +102,7 @@ def words_of(arguments: argparse.Namespace) -> list[str]:
     return words
 
 
-def _planned(runner: Runner) -> Any:
+def _planned(runner: Collecting) -> Any:
     planned = runner.plan()
     runner.store.check_writable()
     return planned
