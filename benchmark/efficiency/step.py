@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import median, quantiles
 from typing import Any
@@ -178,6 +178,12 @@ def measure(bench: Bench, settings: Mapping[str, Scalar] | None = None) -> StepC
         **_memory(cost, static),
         **_speed(meter.steps, recipe, gmacs, rate, cost.device),
     )
+
+
+def measured_step(bench: Bench) -> Callable[[], None]:
+    """A call that takes one training step at the recipe's batch size, for a benchmark to time."""
+    batch, optimizer = bench.batch(bench.recipe.batch_size), optimizer_of(bench.method, bench.recipe)
+    return lambda: _step(bench.method, optimizer, batch, 0, bench.recipe)
 
 
 def _memory(cost: Cost, static: float) -> dict[str, Any]:
