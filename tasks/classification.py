@@ -15,6 +15,7 @@ from benchmark.context import Context
 from benchmark.data.dataset import Dataset
 from benchmark.features import embed_towers
 from benchmark.types import SPLITS, Predictions, Protocol, Record
+from tasks.degenerate import REFERENCE_KINDS
 from tasks.heads.finetune import FineTuning
 from tasks.heads.logistic import fit_logistic
 from tasks.heads.neighbours import fit_neighbours
@@ -23,6 +24,7 @@ from tasks.heads.supervised import Decide, Labelled
 from tasks.labels import LabelScores, check_labels, class_columns, label_predictions, labelled_rows, protocol_labels
 from tasks.protocols import CLASSIFICATION
 from tasks.published import classification as published
+from tasks.scoring import score_classification
 
 Floats = NDArray[np.float64]
 HEADS: Mapping[str, Callable[[Labelled, Labelled, Protocol, Context], Decide]] = {
@@ -41,6 +43,7 @@ class Classification(LabelScores):
     name: ClassVar[str] = "classification"
     version: ClassVar[int] = 2  # 2: features of the tower, before any projection
     needs: ClassVar[frozenset[str]] = frozenset()
+    reference_kinds: ClassVar[Mapping[str, str]] = REFERENCE_KINDS
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
         """The same at every preset; those of papers as "published"."""
@@ -73,15 +76,8 @@ class Classification(LabelScores):
         return label_predictions(data, rows.test, scores[1], predicted, rows.skipped, class_columns(data, protocol))
 
     def score(self, predictions: Predictions, protocol: Protocol, weights: metrics.Array) -> Mapping[str, metrics.Array]:
-        """As metrics.multilabel, and f1_argmax: F1 of the positive answer where it is the likelier one, a score above 0.
-
-        f1_argmax is macro over classes, and f1_argmax/<class>. Of a set with one class it is the F1 that BenchX prints.
-        """
-        arrays, names = predictions.arrays, predictions.names["classes"]
-        likelier = arrays["scores"] > 0
-        by_class = [metrics.f1(likelier[:, k], arrays["targets"][:, k], weights) for k in range(len(names))]
-        found = {**super().score(predictions, protocol, weights), "f1_argmax": metrics.macro(by_class)}
-        return found | {f"f1_argmax/{name}": value for name, value in zip(names, by_class, strict=True)}
+        """As tasks.scoring.score_classification."""
+        return score_classification(predictions, protocol, weights)
 
 
 @dataclass(frozen=True, slots=True)
