@@ -24,9 +24,11 @@ from benchmark.training import faults, state
 from benchmark.training.batches import Loader, training_rows
 from benchmark.training.log import StepLog
 from benchmark.training.trainer import Taken, Trainer, accelerator_of
-from benchmark.types import Cost, PretrainSpec, Recipe, plain, reads_reports
+from benchmark.types import Cost, PretrainSpec, Recipe, canonical_json, plain, reads_reports
 
 if TYPE_CHECKING:
+    import torch
+
     from benchmark.context import Context
     from benchmark.data.dataset import Dataset
 
@@ -52,10 +54,21 @@ class Pretrained:
 def read_pretrained(folder: Path) -> Pretrained | None:
     """The record of a finished pretraining, or None."""
     try:
-        value = json.loads((folder / "record.json").read_text())
-        return Pretrained(**{**value, "cost": Cost(**value["cost"])})
+        return _record((folder / "record.json").read_bytes())
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _record(data: bytes) -> Pretrained:
+    value = json.loads(data)
+    return Pretrained(**{**value, "cost": Cost(**value["cost"])})
+
+
+def _finished(folder: Path, device: torch.device) -> Pretrained | None:
+    """The record that process 0 has, in every process: their disks may differ."""
+    done = read_pretrained(folder) if collectives.rank() == 0 else None
+    text = collectives.share_bytes(canonical_json(done).encode() if done else b"", device)
+    return _record(text) if text else None
 
 
 def pretrain(method: Any, data: Dataset, spec: PretrainSpec, recipe: Recipe, folder: Path, context: Context) -> Pretrained:
@@ -73,10 +86,12 @@ def pretrain(method: Any, data: Dataset, spec: PretrainSpec, recipe: Recipe, fol
         Stopped: SIGTERM or SIGUSR1 came; the state was saved.
     """
     accelerator_of(context.device, recipe)
-    done = read_pretrained(folder)
+    done = _finished(folder, context.device)
     if done is not None and done.key != spec.key:
         raise UserError(f"{folder} holds another pretraining ({done.key}); move it away")
     if done is not None:
+        if collectives.rank() > 0:
+            return done  # nothing is scored there
         weights.apply(method, weights.load(folder / "model.safetensors", done.sha256), f"pretrained folder {folder}")
         method.to(context.device).eval()
         return done

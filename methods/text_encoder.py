@@ -46,8 +46,7 @@ class TextTower(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         width, layers, heads = shape
-        self.width = width
-        self.max_tokens = max_tokens
+        self.width, self.max_tokens = width, max_tokens
         if weights == "none":
             if tokenizer is None:
                 raise UserError(
