@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,12 @@ from torch.nn import functional as F
 from benchmark import repro
 from benchmark.errors import UserError
 from benchmark.meter import Meter, host_peak_mib
-from benchmark.parts import Part, Tensors
+from benchmark.parts import Part, Tensors, is_separable
 from benchmark.training.optimizers import optimizer_of
 from benchmark.training.pieces import Pieces
 from benchmark.training.trainer import Trainer
+from benchmark.types import Batch, Step
+from methods.clip import CLIP
 from tests import child
 from tests.test_pretrain import Setup
 from tests.test_processes import SMALL_PRIOR, STEPS, assert_equal
@@ -73,6 +76,19 @@ def test_the_second_pass_has_the_dropout_of_the_first() -> None:
     assert torch.allclose(found["total"], expected.detach())
     assert weight.grad is not None
     assert torch.allclose(weight.grad, gradient, atol=1e-12)
+
+
+def test_a_subclass_with_another_loss_is_no_longer_separable() -> None:
+    class Other(CLIP):
+        def loss(self, batch: Batch, step: Step) -> Iterator[Tensors]:
+            yield from super().loss(batch, step)
+
+    class Both(Other):
+        def parts(self, batch: Batch, step: Step) -> Iterator[Part]:
+            yield from super().parts(batch, step)
+
+    kinds = (CLIP, Other, Both, torch.nn.Linear)
+    assert [is_separable(kind.__new__(kind)) for kind in kinds] == [True, False, True, False]
 
 
 @pytest.mark.parametrize("name", ["clip", "simclr", "prior"])

@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmark import collectives, repro
 from benchmark.errors import UserError
 from benchmark.meter import count_gmacs
-from benchmark.parts import Separable, Tensors, take_rows
+from benchmark.parts import Tensors, is_separable, take_rows
 from benchmark.schedule import learning_rate, stage_at, stages
 from benchmark.training.blocks import prepare_blocks
 from benchmark.training.faults import not_finite
@@ -51,7 +51,7 @@ class Trainer:
     def __init__(self, method: Any, recipe: Recipe, device: torch.device, seed: int = 0, folder: Path | None = None) -> None:
         self.method, self.recipe, self.device, self.seed, self.folder = method, recipe, device, seed, folder
         self.accelerator = accelerator_of(device, recipe)
-        self.separable = isinstance(method, Separable)
+        self.separable = is_separable(method)
         require_parts(method, recipe)
         prepare_blocks(method, recipe)
         self.method.to(device).train()
