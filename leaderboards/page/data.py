@@ -18,6 +18,7 @@ _COSTS = (
     *("images_per_second", "step_seconds", "peak_allocated_mib", "peak_reserved_mib", "peak_device_mib", "peak_host_mib"),
     *("params", "gmacs", "batch_size"),
 )
+_MEANS = 60  # lines of a table of means
 _SHARED = ("task", "dataset", "dataset_version", "protocol", "protocol_hash", "label_fraction")
 
 
@@ -73,7 +74,7 @@ def page_data(
 def _average(average: Average) -> dict[str, Any]:
     """Means over tasks as text, with the formula and what was left out."""
     head, lines = average_table(average)
-    shown = [[clean(cell) for cell in line] for line in lines]
+    shown = [[clean(cell) for cell in line] for line in lines[:_MEANS]]
     return {"dataset": clean(average.dataset), "head": list(head), "lines": shown, "below": below(average)}
 
 

@@ -71,14 +71,18 @@ def fitted(groups: Sequence[Group], refused: Sequence[tuple[str, str]], analysis
         text = data_block(page_data(groups, refused, analysis))
         if len(text.encode()) <= room:
             return text
-    longest = max((len(group.entries) for group in groups), default=0)
-    entries = sum(len(group.entries) for group in groups)
-    most = longest if 400 * entries < 2 * room else max(1, longest * room // (400 * entries))
+    lengths = [len(group.entries) for group in groups]
+    frame, sample = (page_data(groups, refused, analysis, runs=False, most=lines) for lines in (0, 20))
+    fixed = len(data_block(frame).encode())
+    each = (len(data_block(sample).encode()) - fixed) / max(1, sample["lines"])
+    most = max(lengths, default=1)
+    while most > 1 and fixed + each * sum(min(length, most) for length in lengths) > 0.97 * room:
+        most = most * 31 // 32
     while True:
         text = data_block(page_data(groups, refused, analysis, runs=False, most=most))
         if len(text.encode()) <= room or most <= 1:
             return text
-        most = max(1, most // 2)
+        most = most * 7 // 8
 
 
 def data_block(data: Mapping[str, Any]) -> str:
