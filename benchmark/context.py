@@ -26,6 +26,7 @@ class Context:
     Args:
         cache: folder of decoded pixels. batch_size: images at once at inference; halved, and noted, when memory runs out.
         eval_seed: of subsets, folds and heads. draws: of the bootstrap. notes: facts that go into the result.
+        track: live trackers of a pretraining, of benchmark.tracking.
     """
 
     device: torch.device
@@ -37,6 +38,7 @@ class Context:
     eval_seed: int = 0
     draws: int = 1000
     progress: bool = True
+    track: tuple[str, ...] = ()
     meter: Meter = field(default_factory=Meter)
     notes: dict[str, Scalar] = field(default_factory=dict)
     features: dict[tuple[Any, ...], Any] = field(default_factory=dict)  # of the weights at hand; emptied with them

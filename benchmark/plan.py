@@ -51,7 +51,9 @@ class RunOptions:
     cache: Path | None = None
     settings: tuple[Setting, ...] = ()
     progress: bool = True
+    track: tuple[str, ...] = ()  # live trackers of a pretraining
     command: str = ""
+    only: tuple[str, ...] = ()  # keys of cells, or of pretrainings without their cells; empty: everything
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from benchmark.context import Context, choose_device
 from benchmark.data.dataset import Dataset
 from benchmark.errors import Unavailable, Unsupported, UserError
 from benchmark.flags import flags_of, split_note, with_trivial_flag
+from benchmark.launch.jobs import chosen_keys
 from benchmark.meter import Meter, count_gmacs, count_parameters
 from benchmark.plan import Cell, Entrant, RunOptions, cells, entrants, open_corpus, open_dataset, reference_spec, refusal
 from benchmark.prepare import prepare
@@ -72,12 +73,14 @@ class Runner:
     def run(self) -> Summary:
         """Runs what is not finished yet, method by method, and saves each cell as it ends."""
         planned = self.plan()
+        chosen = chosen_keys(self.options.only, [cell for _, todo in planned for cell in todo])
         self.store.check_writable()
         for data, todo in planned:
             if todo:
                 write_subjects(self.options.out, todo[0].spec, data.rows("test"))
-            for entrant, group in _by_entrant(todo):
-                self._run_entrant(data, entrant, group)
+            for entrant, group in _by_entrant([cell for cell in todo if cell.spec.key in chosen]):
+                spec = entrant.pretraining
+                self._run_entrant(data, entrant, group, only_pretrain=spec is not None and spec.key in self.options.only)
         return self.summary
 
     def pretrain(self) -> list[Pretrained]:
@@ -105,26 +108,12 @@ class Runner:
             eval_seed=eval_seed,
             draws=self.options.draws,
             progress=self.options.progress,
+            track=self.options.track,
             meter=Meter(self.device),
         )
 
-    def _run_entrant(self, data: Dataset, entrant: Entrant, group: Sequence[Cell]) -> None:
-        pending = []
-        for cell in group:
-            finished = self._finished(cell)
-            if finished is None:
-                pending.append(cell)
-            else:
-                self.summary.reused.add(finished.key)
-                flagged = with_trivial_flag(finished, self._references(cell, data))
-                self._keep(flagged, save=flagged != finished)
-        if not pending:
-            return
-        refused = [(cell, refusal(cell, data)) for cell in pending]
-        for cell, reason in refused:
-            if reason:
-                self._keep(self._result(cell, "unsupported", error=reason))
-        runnable = [cell for cell, reason in refused if not reason]
+    def _run_entrant(self, data: Dataset, entrant: Entrant, group: Sequence[Cell], only_pretrain: bool = False) -> None:
+        runnable = self._runnable(data, group)
         if not runnable:
             return
         context = self._context(entrant, 0)
@@ -134,8 +123,24 @@ class Runner:
             for cell in runnable:
                 self._keep(self._failure(cell, error))
             return
-        for cell in runnable:
+        for cell in () if only_pretrain else runnable:
             self._run_cell(cell, method, record, data, replace(context, notes=notes))
+
+    def _runnable(self, data: Dataset, group: Sequence[Cell]) -> list[Cell]:
+        """The cells that are left to do; finished ones are taken over, and those that cannot be run are recorded as such."""
+        pending = []
+        for cell in group:
+            finished = self._finished(cell)
+            if finished is None:
+                pending.append(cell)
+            else:
+                self.summary.reused.add(finished.key)
+                self._take(cell, finished, data)
+        refused = [(cell, refusal(cell, data)) for cell in pending]
+        for cell, reason in refused:
+            if reason:
+                self._keep(self._result(cell, "unsupported", error=reason))
+        return [cell for cell, reason in refused if not reason]
 
     def _run_cell(self, cell: Cell, method: Any, record: Pretrained | None, data: Dataset, shared: Context) -> None:
         started = _now()
@@ -168,6 +173,10 @@ class Runner:
         except Exception as error:  # noqa: BLE001
             context.meter.stop()
             self._keep(self._failure(cell, error, started))
+
+    def _take(self, cell: Cell, finished: RunResult, data: Dataset) -> None:
+        flagged = with_trivial_flag(finished, self._references(cell, data))
+        self._keep(flagged, save=flagged != finished)
 
     def _finished(self, cell: Cell) -> RunResult | None:
         """The stored result of a cell; its intervals are drawn again where they are of other draws or of another kind."""

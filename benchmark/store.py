@@ -11,15 +11,18 @@ import io
 import json
 import os
 import struct
+import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from benchmark.errors import UserError
 from benchmark.types import Cost, Metric, Predictions, RunResult, RunSpec, plain
@@ -64,6 +67,40 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Inside, no other process that asks is at work on a folder; the lock goes with the process, however that ends.
+
+    Waits, and says so. Processes of one launch (RANK, WORLD_SIZE) count as one: the first of them asks, and waits for nobody.
+
+    Raises:
+        UserError: another launch is at work there, or the folder cannot be written.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if several:
+                raise UserError(f"another process is at work on {folder}; start again when it has ended") from None
+            print(f"waiting for another process that works on {folder}", file=sys.stderr, flush=True)
+            lock.acquire(poll_interval=1.0)
+    except NotImplementedError:  # a file system without locks: what is written is whole all the same
+        yield
+        return
+    except OSError as error:
+        raise _explain(folder, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _explain(path: Path, error: OSError) -> UserError:
@@ -137,7 +174,12 @@ def read_analysis(out: Path) -> dict[str, Any] | None:
         found = json.loads((out / ANALYSIS).read_bytes())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found.get("schema") == ANALYSIS_SCHEMA else None
+    if not isinstance(found, dict) or found.get("schema") != ANALYSIS_SCHEMA:
+        return None
+    groups = found.get("groups")
+    whole = isinstance(groups, list) and all(isinstance(item, dict) and {"group", "entries"} <= item.keys() for item in groups)
+    parts = [found.get(name) for name in ("sources", "subgroups", "calibration", "per_class")]
+    return found if whole and all(isinstance(part, dict) for part in parts) else None
 
 
 def result_from_json(value: Mapping[str, Any]) -> RunResult:

@@ -33,6 +33,8 @@ def main(arguments: argparse.Namespace) -> int:
     from benchmark.cli.board import write_all
     from benchmark.errors import UserError
     from leaderboards import terminal_groups
+    from leaderboards.curves import curves_text
+    from leaderboards.curves_figure import write_curves_figure
 
     if not (arguments.out / "results").is_dir():
         raise UserError(f"{arguments.out} has no results; `run` writes them there, or name another folder by --out")
@@ -42,7 +44,10 @@ def main(arguments: argparse.Namespace) -> int:
         raise UserError("--hub-dataset belongs to --format hf")
     paths, groups = write_all(arguments.out, arguments.draws)
     print(terminal_groups(groups))
-    for path in paths.values():
+    drawn = write_curves_figure(arguments.out)
+    if drawn is not None:
+        print(f"\npretrainings:\n{curves_text(arguments.out)}\n")
+    for path in (*paths.values(), *([drawn] if drawn is not None else [])):
         print(path)
     return 0
 
