@@ -39,6 +39,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = list(board.results(methods=6, seeds=2))
     out = board.save(tmp_path_factory.mktemp("board"), found)
     (out / "analysis.json").write_text(json.dumps(board.analysis(found)))
+    (out / "curves.json").write_text(json.dumps(board.curves(found)))
     return leaderboards.write_board(out)["html"]
 
 
@@ -185,9 +186,9 @@ def test_everything_works_by_keyboard_alone(tab: Tab) -> None:
 def test_charts_follow_the_chosen_table_and_every_chart_has_words_and_a_table(tab: Tab) -> None:
     page = tab.page
     assert page.locator("figure.panel").evaluate_all("(all) => all.map((one) => one.id)") == [
-        "cost", "differences", "efficiency", "findings", "metrics", "subgroups", "calibration", "prompts",
+        "cost", "differences", "efficiency", "findings", "metrics", "subgroups", "calibration", "prompts", "curves",
     ]  # fmt: skip
-    for name in ("cost", "differences", "efficiency", "subgroups", "calibration", "prompts"):
+    for name in ("cost", "differences", "efficiency", "subgroups", "calibration", "prompts", "curves"):
         assert page.locator(f"#{name} svg[role=img]").first.get_attribute("aria-label"), name
         page.locator(f"#{name} summary").click()
         assert page.locator(f"#{name} table tbody tr").count() > 1, name

@@ -10,6 +10,7 @@ from typing import Any
 from leaderboards.averages import Average, average_table, averages, below
 from leaderboards.costs import gpu_hours
 from leaderboards.page.analysis import of_entry
+from leaderboards.page.curves import shown_curves
 from leaderboards.published_cells import beside
 from leaderboards.rows import Entry, Group, Row, total_seconds
 from leaderboards.text import clean, left_out, notes, task_title
@@ -41,6 +42,7 @@ def page_data(
     groups: Sequence[Group],
     refused: Sequence[tuple[str, str]],
     analysis: Mapping[str, Any] | None = None,
+    curves: Sequence[Mapping[str, Any]] = (),
     *,
     runs: bool = True,
     most: int | None = None,
@@ -58,6 +60,7 @@ def page_data(
         "groups": shown,
         "table": table.values,
         "level": (analysis or {}).get("level"),
+        "curves": shown_curves(curves, _pretrainings(groups, variants)) if runs else [],
         "averages": [_average(average) for average in averages(groups)],
         "banners": list(dict.fromkeys(banner for group in groups for banner in group.banners)),
         "notes": notes(groups) if groups else [],
@@ -69,6 +72,12 @@ def page_data(
         "lines": sum(len(group["entries"]) for group in shown),
         "all_lines": sum(len(group.entries) for group in groups),
     }
+
+
+def _pretrainings(groups: Sequence[Group], variants: _Table) -> dict[str, int]:
+    """Key of a pretraining -> number of the variant that used it."""
+    lines = [entry for group in groups for entry in group.entries if entry.kind == "method"]
+    return {row.spec["weights"]: variants.place(entry.first.variant) for entry in lines for row in entry.rows}
 
 
 def _average(average: Average) -> dict[str, Any]:
