@@ -142,6 +142,7 @@ class Runner:
             notes=dict(shared.notes),
             eval_seed=cell.spec.eval_seed,
             batch_size=self.options.batch_size,
+            state=self.store.fit_path(cell.spec.key),
         )
         try:
             context.meter.start()
@@ -162,6 +163,7 @@ class Runner:
             )
             sha256 = self.store.save_predictions(cell.spec.key, predictions)
             self._keep(replace(result, predictions=sha256))
+            self.store.fit_path(cell.spec.key).unlink(missing_ok=True)
         except Exception as error:  # noqa: BLE001
             context.meter.stop()
             self._keep(self._failure(cell, error, started))

@@ -69,7 +69,7 @@ MODERN: dict[str, Scalar] = {
 def _literal(name: str, primary: str, settings: dict[str, Scalar], fractions: tuple[float, ...], summary: str) -> Protocol:
     return Protocol(
         name=name,
-        version=1,
+        version=2 if settings.get("encoder") == "finetune" else 1,  # 2: batches in parts, and fp16, train the encoder too
         task="detection",
         primary=primary,
         fractions=fractions,
