@@ -119,9 +119,9 @@ class Runner:
             return
         refused = [(cell, refusal(cell, data)) for cell in pending]
         for cell, reason in refused:
-            if reason:
-                self._keep(self._result(cell, "unsupported", error=reason))
-        runnable = [cell for cell, reason in refused if not reason]
+            if reason is not None:
+                self._keep(self._result(cell, reason[0], error=reason[1]))
+        runnable = [cell for cell, reason in refused if reason is None]
         if not runnable:
             return
         context = self._context(entrant, 0)

@@ -20,7 +20,7 @@ from benchmark.features import in_batches, pixels
 from benchmark.repro import seeded
 from benchmark.types import Protocol, Record
 from tasks.heads.loop import Problem
-from tasks.heads.supervised import Rounds, Training, fit_rounds, summed_loss, value_on
+from tasks.heads.supervised import Rounds, Training, criterion_of, fit_rounds, value_on
 
 
 class Tuned(nn.Module):
@@ -97,7 +97,8 @@ class FineTuning:
             Unsupported: the method cannot be trained. UserError: a loss is not finite.
         """
         training, (val_records, val_labels) = Training.of(self.protocol), val
-        known = (~np.isnan(train[1])).sum(axis=1)
+        criterion = criterion_of(self.protocol)
+        known = criterion.known(train[1])
         kept = np.flatnonzero(known).tolist()
         records, targets = [train[0][row] for row in kept], torch.from_numpy(train[1][kept].astype(np.float32))
         self.tuned = Tuned(self.method, targets.shape[1], self.protocol.setting("freeze_bn"), self.context.eval_seed)
@@ -108,14 +109,14 @@ class FineTuning:
             drawn = (self.protocol.hash, self.context.eval_seed, epochs[0], records[rows[0]].uid)
             with seeded("dropout", *drawn), self.context.autocast():
                 logits = self.tuned(images)
-            return {"loss": summed_loss(logits, self.context.to_device(targets[list(rows)]))}
+            return {"loss": criterion.summed(logits, self.context.to_device(targets[list(rows)]))}
 
         problem = Problem(
             module=self.tuned,
             loss=loss,
             known=known[kept].tolist(),
             uids=[record.uid for record in records],
-            evaluate=lambda: value_on(self.scores(val_records), val_labels, training.selection),
+            evaluate=lambda: value_on(self.scores(val_records), val_labels, training.selection, criterion),
             at_once=self.context.batch_size,
             scaled=self.context.precision == "fp16",
         )

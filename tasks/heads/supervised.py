@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
 
 from benchmark import metrics
 from benchmark.context import Context
@@ -125,14 +125,37 @@ def summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return binary_cross_entropy_with_logits(logits.float(), targets.nan_to_num(0.0), known.float(), reduction="sum")
 
 
-def value_on(scores: NDArray[Any], targets: NDArray[Any], selection: str) -> float:
+def summed_softmax_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """The sum of the cross-entropies of logits (B, K) with rows of targets (B, K) that have one 1 each."""
+    return -(log_softmax(logits.float(), dim=1) * targets).sum()
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """A loss summed over what is known of logits and targets (B, K), and how much that is of each row of labels (N, K)."""
+
+    summed: Callable[[Tensor, Tensor], Tensor]
+    known: Callable[[NDArray[Any]], NDArray[np.int64]]
+
+
+BINARY = Criterion(summed_loss, lambda labels: (~np.isnan(labels)).sum(axis=1))
+SOFTMAX = Criterion(summed_softmax_loss, lambda labels: np.ones(len(labels), np.int64))
+CRITERIA: Mapping[str, Criterion] = {"binary cross-entropy": BINARY, "softmax cross-entropy": SOFTMAX}
+
+
+def criterion_of(protocol: Protocol) -> Criterion:
+    """That of a protocol's setting "loss"; binary cross-entropy, class by class, without it. Raises KeyError."""
+    return CRITERIA[dict(protocol.settings).get("loss", "binary cross-entropy")]  # type: ignore[index]
+
+
+def value_on(scores: NDArray[Any], targets: NDArray[Any], selection: str, criterion: Criterion = BINARY) -> float:
     """The selected value of log-odds (N, K) on targets (N, K): mean loss of known labels, or macro AUROC; nan: undefined."""
     if selection == AREA:
         ones = np.ones((1, len(scores)))
         areas = [metrics.auroc(scores[:, k], targets[:, k], ones) for k in range(scores.shape[1])]
         return float(metrics.macro(areas)[0])
-    known = int((~np.isnan(targets)).sum())
-    total = summed_loss(torch.from_numpy(np.asarray(scores)), torch.from_numpy(np.asarray(targets, np.float32)))
+    known = int(criterion.known(targets).sum())
+    total = criterion.summed(torch.from_numpy(np.asarray(scores)), torch.from_numpy(np.asarray(targets, np.float32)))
     return float(total) / known if known else nan
 
 
