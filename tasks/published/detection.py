@@ -110,6 +110,10 @@ PROTOCOLS: tuple[Protocol, ...] = (
         "mmdet's FCOS with a feature pyramid network on the frozen encoder; COCO AP in original pixels, every image counts",
     ),
     _literal(
+        "retinanet-frozen", "map50", MODERN | {"convolutions": 4, "head": "retinanet"}, (0.01, 0.1, 1.0),
+        "mmdet's RetinaNet with a feature pyramid network on the frozen encoder; COCO AP, every image counts",
+    ),
+    _literal(
         "faster-rcnn-frozen", "map50", MODERN | {"head": "faster-rcnn", "hidden": 1024}, (0.01, 0.1, 1.0),
         "mmdet's Faster R-CNN with a feature pyramid network on the frozen encoder; COCO AP, every image counts",
     ),
