@@ -204,6 +204,7 @@ GLORIA = {"lr": 1e-4, "betas": (0.5, 0.999), "weight_decay": 1e-6}
 FACTS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any], int, float]] = {
     "probe-mgca": (torch.optim.AdamW, MGCA, 48, 0.0),
     "probe-mgca-chexpert": (torch.optim.AdamW, MGCA, 48, 0.0),
+    "probe-mgca-rsna": (torch.optim.AdamW, MGCA, 48, 0.0),
     "probe-gloria-chexpert": (torch.optim.Adam, GLORIA, 64, 0.25),
     "probe-gloria-rsna": (torch.optim.Adam, {**GLORIA, "lr": 5e-4}, 64, 0.0),
 }

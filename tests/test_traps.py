@@ -1,6 +1,6 @@
 """The traps in trusted libraries and habits of scoring, measured elsewhere: that each is one, and that no score falls into it.
 
-TRAPS names, for each of the fifteen, the test that guards against it; those on decoding, random numbers and files are elsewhere.
+TRAPS names for each of the fifteen the test that guards against it; those on decoding, random numbers and files lie elsewhere.
 """
 
 from __future__ import annotations

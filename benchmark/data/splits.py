@@ -69,12 +69,16 @@ def resplit(source: Source, drawn: Drawn, name: str) -> Source:
         name: of the rule; with the digest of the draw it enters the version, so that results never mix.
     """
 
+    from_boxes = getattr(source, "masks_from_boxes", False)
+
     def placed(record: Record) -> Record:
         uid = record.uid
         patient = uid if uid in drawn.by_image else record.patient
-        boxes = () if uid in drawn.empty and record.boxes is None else record.boxes
+        clear = uid in drawn.empty and record.boxes is None
+        boxes = () if clear else record.boxes
+        masks = dict.fromkeys(source.mask_names, "boxes") if clear and from_boxes else record.masks
         attributes = {**record.attributes, **drawn.roles.get(uid, {})}
-        return replace(record, split=drawn.splits[uid], patient=patient, boxes=boxes, attributes=attributes)
+        return replace(record, split=drawn.splits[uid], patient=patient, boxes=boxes, masks=masks, attributes=attributes)
 
     flags = source.flags
     if drawn.by_image:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from benchmark.data.sources.nih import CLASSES as NIH
 from benchmark.types import Protocol, Scalar
 
 FRACTIONS = (0.01, 0.1, 1.0)  # of the training patients
@@ -57,6 +58,31 @@ def _one_of(name: str, summary: str, **settings: Scalar) -> Protocol:
     return replace(_protocol(name, summary, **fixed, **settings), primary="accuracy")
 
 
+BENCHX = (  # name, classes ("": all of the set), primary metric
+    ("nih", ",".join(NIH), "auroc"),
+    ("vindr", "", "auroc"),
+    ("covidx", "COVID-19", "f1_argmax"),
+    ("siim", "Pneumothorax", "f1_argmax"),
+    ("rsna", "Pneumonia", "f1_argmax"),
+)
+
+
+def _benchx(name: str, classes: str, primary: str) -> Protocol:
+    """BenchX's sets and test metrics, its lists by --split FOLDER; one recipe for all where it searches one for each."""
+    narrow: dict[str, Scalar] = {"classes": classes} if classes else {}
+    metric = "macro AUROC" if primary == "auroc" else "F1 of the positive at the likelier answer"
+    found = _protocol(
+        f"finetune-benchx-{name}",
+        f"BenchX's {name} with the recipe of finetune-linear, where BenchX searches one for each method; {metric}.",
+        **_TUNED,
+        **narrow,
+        selection="highest macro auroc on val",
+        split="list",
+        threshold="f1 on val",
+    )
+    return replace(found, primary=primary)
+
+
 PROTOCOLS: tuple[Protocol, ...] = (
     _protocol("probe-mgca", "MGCA's linear layer on frozen features, AdamW, every class of the set; macro AUROC.", **_MGCA),
     _protocol(
@@ -64,6 +90,13 @@ PROTOCOLS: tuple[Protocol, ...] = (
         "MGCA's linear layer on frozen features, AdamW, CheXpert's five competition findings; macro AUROC.",
         **_MGCA,
         classes=COMPETITION,
+    ),
+    _protocol(
+        "probe-mgca-rsna",
+        "MGCA's linear layer on frozen features, AdamW, RSNA's Pneumonia on the split of its classification; AUROC.",
+        **_MGCA,
+        classes="Pneumonia",
+        split="gloria",
     ),
     _protocol(
         "probe-gloria-chexpert",
@@ -86,6 +119,15 @@ PROTOCOLS: tuple[Protocol, ...] = (
         "The whole image encoder and a linear layer, AdamW, cosine over 3,000 steps, best of 15 on val; macro AUROC.",
         **_TUNED,
         selection="highest macro auroc on val",
+        threshold="f1 on val",
+    ),
+    *(_benchx(*row) for row in BENCHX),
+    _protocol(
+        "finetune-prior-622",
+        "PRIOR's 6:2:2 of the patients with the recipe of finetune-linear, our choice since PRIOR states none; macro AUROC.",
+        **_TUNED,
+        selection="highest macro auroc on val",
+        split="prior-622",
         threshold="f1 on val",
     ),
     _one_of(
