@@ -18,7 +18,19 @@ from benchmark.options import Setting, override, require_used, setting_names
 from benchmark.pretrain import training_rows
 from benchmark.published import Layout
 from benchmark.registry import Registry, unknown
-from benchmark.types import PRESETS, PretrainSpec, Protocol, Recipe, RunSpec, Status, capabilities, digest, plain, reads_reports
+from benchmark.types import (
+    PRESETS,
+    PretrainSpec,
+    Protocol,
+    Recipe,
+    RunSpec,
+    Scalar,
+    Status,
+    capabilities,
+    digest,
+    plain,
+    reads_reports,
+)
 
 CATALOGUE = (*PRESETS, "published")  # what `Task.protocols` is asked for; "published" ones run only when they are named
 
@@ -275,6 +287,12 @@ def refusal(cell: Cell, data: Dataset) -> tuple[Status, str] | None:
     except Unavailable as error:
         return "unavailable", str(error)
     return None
+
+
+def policy_note(protocol: Protocol, policy: str) -> dict[str, Scalar]:
+    """The note "label_policy_differs" where a protocol states a policy of open labels and `--label-policy` is another."""
+    wanted = str(dict(protocol.settings).get("label_policy", policy))
+    return {} if wanted == policy else {"label_policy_differs": f"{protocol.name} is of --label-policy {wanted}"}
 
 
 def reference_spec(spec: RunSpec, name: str) -> RunSpec:

@@ -19,13 +19,24 @@ from benchmark.data.dataset import Dataset
 from benchmark.errors import Unavailable, Unsupported, UserError
 from benchmark.flags import flags_of, split_note
 from benchmark.meter import Meter, count_gmacs, count_parameters
-from benchmark.plan import Cell, Entrant, RunOptions, cells, entrants, open_corpus, open_dataset, reference_spec, refusal
+from benchmark.plan import (
+    Cell,
+    Entrant,
+    RunOptions,
+    cells,
+    entrants,
+    open_corpus,
+    open_dataset,
+    policy_note,
+    reference_spec,
+    refusal,
+)
 from benchmark.prepare import prepare
 from benchmark.pretrain import Pretrained
 from benchmark.registry import Registry
 from benchmark.statistics import with_intervals
 from benchmark.store import Store, read_predictions
-from benchmark.types import Cost, Predictions, RunResult, Status
+from benchmark.types import Cost, Predictions, RunResult, Scalar, Status
 
 Report = Callable[[RunResult], None]
 
@@ -156,7 +167,7 @@ class Runner:
             result = replace(
                 result,
                 pretraining=record.cost if record else None,
-                notes=dict(context.notes) | data.notes | split_note(cell.protocol, data) | {"draws": context.draws},
+                notes=dict(context.notes) | data.notes | self._differs(cell, data) | {"draws": context.draws},
                 started=started,
                 finished=_now(),
                 flags=flags_of(cell, data, predictions),
@@ -169,6 +180,10 @@ class Runner:
             self._keep(self._failure(cell, error, started))
             return
         self._references(cell, data)
+
+    def _differs(self, cell: Cell, data: Dataset) -> dict[str, Scalar]:
+        """Notes where split or label policy are not those of the protocol's paper."""
+        return split_note(cell.protocol, data) | policy_note(cell.protocol, self.options.label_policy)
 
     def _finished(self, cell: Cell) -> RunResult | None:
         """The stored result of a cell; its intervals are drawn again where they were asked for with other draws."""

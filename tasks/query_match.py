@@ -59,6 +59,7 @@ def run(method: Any, data: Dataset, protocol: Protocol, context: Context) -> Pre
     if not queries or len(candidates) < 2:
         raise UserError(f"{protocol.name}: {len(queries)} queries and {len(candidates)} candidates of {data.name} can be read")
     context.notes |= {"queries": len(queries), "candidates": len(candidates)}
+    scores: NDArray[Any]
     if protocol.setting("queries") == "images":
         scores = _image_scores(method, data, [record for query in queries for record in query.records], candidates, context)
     else:

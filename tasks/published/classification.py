@@ -12,6 +12,8 @@ from benchmark.types import Protocol, Scalar
 
 FRACTIONS = (0.01, 0.1, 1.0)  # of the training patients
 COMPETITION = "Atelectasis,Cardiomegaly,Consolidation,Edema,Pleural Effusion"  # the five findings of CheXpert's competition
+# the five findings of CheXpert's competition, what reports leave open settled as GLoRIA and MGCA do
+MGCA_LABELS: dict[str, Scalar] = {"classes": COMPETITION, "label_policy": "mgca"}
 _PROBE: dict[str, Scalar] = {
     "features": "tower, unprojected",
     "head": "linear",
@@ -21,10 +23,10 @@ _PROBE: dict[str, Scalar] = {
 }
 
 
-def _protocol(name: str, summary: str, **settings: Scalar) -> Protocol:
+def _protocol(name: str, summary: str, version: int = 1, **settings: Scalar) -> Protocol:
     return Protocol(
         name=name,
-        version=1,
+        version=version,
         task="classification",
         primary="auroc",
         fractions=FRACTIONS,
@@ -89,7 +91,9 @@ PROTOCOLS: tuple[Protocol, ...] = (
         "probe-mgca-chexpert",
         "MGCA's linear layer on frozen features, AdamW, CheXpert's five competition findings; macro AUROC.",
         **_MGCA,
-        classes=COMPETITION,
+        **MGCA_LABELS,
+        split="mgca",
+        version=2,
     ),
     _protocol(
         "probe-mgca-rsna",
@@ -102,7 +106,9 @@ PROTOCOLS: tuple[Protocol, ...] = (
         "probe-gloria-chexpert",
         "GLoRIA's linear layer on frozen features, Adam, CheXpert's five competition findings; macro AUROC.",
         **_GLORIA,
-        classes=COMPETITION,
+        **MGCA_LABELS,
+        split="gloria",
+        version=2,
         learning_rate=1e-4,
         clip_norm=0.25,
     ),
@@ -111,6 +117,8 @@ PROTOCOLS: tuple[Protocol, ...] = (
         "GLoRIA's linear layer on frozen features, Adam, RSNA's Pneumonia; AUROC.",
         **_GLORIA,
         classes="Pneumonia",
+        split="gloria",
+        version=2,
         learning_rate=5e-4,
         clip_norm=0.0,
     ),

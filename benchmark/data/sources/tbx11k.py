@@ -96,11 +96,11 @@ def open_source(location: str, options: SourceOptions) -> Tbx11k:
         boxes |= drawn
     listed = [row["file_name"] for row in rows]
     rows = keep_where(rows, options.where, root / TABLES["train"])
-    found = [_record(root, row, tuple(boxes.get(row["file_name"], ()))) for row in rows]
-    there_are = {box.label for record in found for box in record.boxes or ()}
+    read = [_record(root, row, tuple(boxes.get(row["file_name"], ()))) for row in rows]
+    there_are = {box.label for record in read for box in record.boxes or ()}
     kinds = tuple(kind for kind in KINDS.values() if kind in there_are)
     masks = dict.fromkeys(kinds, DRAWN)
-    records = tuple(record if record.boxes is None else replace(record, masks=masks) for record in found)
+    records = tuple(record if record.boxes is None else replace(record, masks=masks) for record in read)
     folders = [folder for folder in FOLDERS if (root / "imgs" / folder).is_dir()]
     there = {f"{folder}/{name}" for folder in folders for name in list_files(root, f"imgs/{folder}")}
     if there.isdisjoint(listed):
