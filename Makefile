@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow check bench clean install
+.PHONY: run test test-slow check bench gpu-bench clean install
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] < (3, 13)) and 'Python 3.11 or 3.12 is needed: make PYTHON=python3.12')"
@@ -32,6 +32,10 @@ check: install
 
 bench: install
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-enable
+
+# every measurement that needs a GPU; resumes; writes leaderboards/measured/<gpu>.{json,md,svg}; --dry-run lists it anywhere
+gpu-bench: install
+	$(BIN)/python -m benchmark efficiency --programme gpu
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,112 +1,245 @@
-"""Paired comparison of two methods on what both have run, from result and prediction files alone."""
+"""Paired comparison of two methods, or of two folders of results, on what both have run; from files alone, without torch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from benchmark.errors import UserError
-from benchmark.plan import catalogue
-from benchmark.statistics import paired_difference
+from benchmark.scoring import in_order, resample_metric, scorer, shared_rows
+from benchmark.statistics import Resampled, average, p_value
 from benchmark.store import Store, read_predictions
-from benchmark.types import Metric, Predictions, Protocol, RunResult
+from benchmark.types import Cost, Metric, Predictions, RunResult, RunSpec, plain
+
+MEMORY = "peak_allocated_mib"
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """First minus second on one protocol, fraction and seed."""
+class Ratio:
+    """First by second of a cost. marked: they were measured on different devices, so it is no comparison of methods."""
 
+    value: float
+    marked: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """First minus second on one protocol and fraction, seeds averaged within each draw of patients.
+
+    differs: "field: first | second" of the specs, seeds left out. costs: "pretraining", "evaluation" (seconds), "memory".
+    """
+
+    dataset: str
     protocol: str
     fraction: float
-    seed: int
+    seeds: str
     metric: str
+    titles: tuple[str, str]
     first: float | None
     second: float | None
     difference: Metric
+    p: float | None
+    costs: Mapping[str, Ratio]
+    differs: tuple[str, ...]
 
 
-def compare(
-    out: Path, first: str, second: str, metric: str, draws: int, tasks: Any = None
-) -> tuple[list[Comparison], list[str]]:
-    """Comparisons of every cell that both methods have finished under the same protocol, rows and seeds.
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """Finished results of one folder, of one name in it, or of all methods where the name is empty."""
+
+    store: Store
+    name: str
+    results: tuple[RunResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The seeds of one method on one protocol."""
+
+    store: Store
+    results: tuple[RunResult, ...]
+
+    @property
+    def spec(self) -> RunSpec:
+        return self.results[0].spec
+
+    @property
+    def seeds(self) -> str:
+        return ",".join(str(seed) for seed in sorted({result.spec.seed for result in self.results}))
+
+    def cost(self, name: str) -> float | None:
+        """The mean over the seeds; None where it was not measured."""
+        found = [_cost(result, name) for result in self.results]
+        known = [item for item in found if item is not None]
+        return fmean(known) if known else None
+
+    @property
+    def devices(self) -> set[str]:
+        return {_device(result) for result in self.results}
+
+
+def compare(out: Path, first: str, second: str, metric: str, draws: int) -> tuple[list[Comparison], list[str]]:
+    """Comparisons of every cell that both sides have finished under the same protocol and rows.
+
+    Args:
+        first, second: a method name, a title or a result key in `out`; a folder of results; or FOLDER:NAME. Two folders
+            are compared method by method.
 
     Returns:
         The comparisons, and "name@hash" of protocols that this version no longer has and left out.
 
-    Args:
-        first, second: method names, or result keys where a method has several configurations.
-
     Raises:
-        UserError: a name that fits several configurations, or predictions of different rows.
+        UserError: a name that fits several configurations, folders without a common method, or predictions of other rows.
     """
-    store = Store(out)
-    results = [store.read(path.stem) for path in sorted((out / "results").glob("*.json"))]
-    finished = [result for result in results if result is not None and result.status == "ok"]
-    ours, theirs = _by_cell(finished, first), _by_cell(finished, second)
-    if tasks is None:
-        from importlib import import_module
-
-        tasks = import_module("tasks").TASKS  # by name: the core imports no task
+    sides = (_side(out, first), _side(out, second))
     made, left_out = [], []
-    for cell in sorted(ours.keys() & theirs.keys(), key=repr):
-        task = tasks.load(ours[cell].spec.task)()
-        protocol = _protocol(task, ours[cell])
-        if protocol is None:
-            left_out.append(f"{ours[cell].spec.protocol}@{ours[cell].spec.protocol_hash}")
-        else:
-            made.append(_compare(store, (ours[cell], theirs[cell]), (task, protocol), metric, draws))
+    for names in _names(*sides):
+        ours, theirs = (_by_cell(side, name) for side, name in zip(sides, names, strict=True))
+        for cell in sorted(ours.keys() & theirs.keys(), key=repr):
+            spec = ours[cell].spec
+            if scorer(spec.task, spec.protocol_hash) is None:
+                left_out.append(f"{spec.protocol}@{spec.protocol_hash}")
+            else:
+                made.append(_compare(ours[cell], theirs[cell], metric, draws))
     return made, list(dict.fromkeys(left_out))
 
 
-def _by_cell(results: list[RunResult], name: str) -> dict[tuple[Any, ...], RunResult]:
-    found: dict[tuple[Any, ...], RunResult] = {}
-    for result in results:
+def _side(out: Path, text: str) -> _Side:
+    folder, colon, name = text.rpartition(":")
+    if (Path(text) / "results").is_dir():
+        place, name = Path(text), ""
+    elif colon and (Path(folder) / "results").is_dir():
+        place = Path(folder)
+    else:
+        place, name = out, text
+    store = Store(place)
+    results = [store.read(path.stem) for path in sorted((place / "results").glob("*.json"))]
+    return _Side(store, name, tuple(item for item in results if item is not None and item.status == "ok"))
+
+
+def _names(first: _Side, second: _Side) -> list[tuple[str, str]]:
+    """The pairs of names to compare; of two folders every method that both have, or the single one of each."""
+    if first.name and second.name:
+        return [(first.name, second.name)]
+    own = [_titles(side) for side in (first, second)]
+    if first.name or second.name:
+        name = first.name or second.name
+        return [(first.name or _only(own[0], name, first), second.name or _only(own[1], name, second))]
+    shared = [name for name in own[0] if name in own[1]]
+    if not shared and (len(own[0]) != 1 or len(own[1]) != 1):
+        raise UserError(
+            f"{first.store.root} and {second.store.root} share no finished method; name one of each as FOLDER:METHOD"
+        )
+    return [(name, name) for name in shared] or [(own[0][0], own[1][0])]
+
+
+def _titles(side: _Side) -> list[str]:
+    return list(dict.fromkeys(result.title for result in side.results if result.role == "method"))
+
+
+def _only(titles: Sequence[str], name: str, side: _Side) -> str:
+    if name in titles or len(titles) != 1:
+        return name
+    return titles[0]
+
+
+def _by_cell(side: _Side, name: str) -> dict[tuple[Any, ...], _Run]:
+    found: dict[tuple[Any, ...], list[RunResult]] = {}
+    for result in side.results:
         if name not in (result.spec.method, result.key, result.title):
             continue
         spec = result.spec
         splits = tuple(sorted(spec.splits.items()))
-        rows = (spec.dataset, spec.dataset_version, splits)
-        cell = (*rows, spec.protocol, spec.protocol_hash, spec.label_fraction, spec.eval_seed, spec.seed)
-        if cell in found:
-            raise UserError(
-                f"{name!r} has several results for {spec.protocol} on {spec.dataset} ({found[cell].title!r} and "
-                f"{result.title!r}); give a title or a result key"
-            )
-        found[cell] = result
+        cell = (spec.dataset, spec.dataset_version, splits, spec.protocol, spec.protocol_hash, spec.label_fraction)
+        for other in found.setdefault(cell, []):
+            if (other.spec.seed, other.spec.eval_seed) == (spec.seed, spec.eval_seed) or other.title != result.title:
+                raise UserError(
+                    f"{name!r} has several results for {spec.protocol} on {spec.dataset} ({other.title!r} and "
+                    f"{result.title!r}); give a title or a result key"
+                )
+        found[cell].append(result)
+    return {cell: _Run(side.store, tuple(results)) for cell, results in found.items()}
+
+
+def _compare(ours: _Run, theirs: _Run, metric: str, draws: int) -> Comparison:
+    spec, metric = ours.spec, metric or ours.results[0].primary
+    if metric not in ours.results[0].metrics:
+        raise UserError(f"{spec.protocol} has no metric {metric!r}; it has {', '.join(ours.results[0].metrics)}")
+    everything = [[_predictions(run.store, result) for result in run.results] for run in (ours, theirs)]
+    first, second = (
+        _resampled(spec, part, other[0], metric, draws) for part, other in (everything, list(reversed(everything)))
+    )
+    difference = first - second
+    return Comparison(
+        dataset=spec.dataset,
+        protocol=spec.protocol,
+        fraction=spec.label_fraction,
+        seeds=ours.seeds if ours.seeds == theirs.seeds else f"{ours.seeds} | {theirs.seeds}",
+        metric=metric,
+        titles=(ours.results[0].title, theirs.results[0].title),
+        first=first.metric.value,
+        second=second.metric.value,
+        difference=difference.metric,
+        p=p_value(difference) if draws else None,
+        costs=_ratios(ours, theirs),
+        differs=_differs(spec, theirs.spec),
+    )
+
+
+def _predictions(store: Store, result: RunResult) -> Predictions:
+    return in_order(read_predictions(store.predictions_path(result.key)))
+
+
+def _resampled(spec: RunSpec, own: Iterable[Predictions], other: Predictions, metric: str, draws: int) -> Resampled:
+    """The seeds of one side on the rows that the other has too."""
+    how = scorer(spec.task, spec.protocol_hash)
+    assert how is not None  # asked for before
+    found = [resample_metric(shared_rows(item, other)[0], how, metric, draws) for item in own]
+    known = [item for item in found if item is not None]
+    if len(known) < len(found):
+        raise UserError(f"predictions of {spec.protocol} do not give {metric}; run the cell again")
+    return average(known)
+
+
+def _cost(result: RunResult, name: str) -> float | None:
+    cost: Cost | None = result.pretraining if name == "pretraining" else result.cost
+    if cost is None:
+        return None
+    if name != "memory":
+        return sum(cost.seconds.values()) or None
+    peaks = [getattr(part, MEMORY) for part in (result.cost, result.pretraining) if part is not None]
+    return max((peak for peak in peaks if peak is not None), default=None)
+
+
+def _device(result: RunResult) -> str:
+    return result.cost.device
+
+
+def _ratios(ours: _Run, theirs: _Run) -> dict[str, Ratio]:
+    """Of what both have measured."""
+    found = {}
+    for name in ("pretraining", "evaluation", "memory"):
+        first, second = ours.cost(name), theirs.cost(name)
+        if first is not None and second:
+            found[name] = Ratio(first / second, len(ours.devices | theirs.devices) > 1)
     return found
 
 
-def _compare(store: Store, pair: tuple[RunResult, RunResult], how: tuple[Any, Protocol], metric: str, draws: int) -> Comparison:
-    (ours, theirs), (task, protocol) = pair, how
-    first, second = (read_predictions(store.predictions_path(result.key)) for result in (ours, theirs))
-    first, second = _shared_rows(first, second)
-    metric = metric or ours.primary
-
-    def score(predictions: Predictions) -> Any:
-        return lambda weights: {metric: task.score(predictions, protocol, weights)[metric]}
-
-    try:
-        difference = paired_difference(score(first), score(second), first.patients, draws, ours.spec.eval_seed)[metric]
-    except KeyError as error:
-        raise UserError(f"{protocol.name} has no metric {metric!r}; it has {', '.join(ours.metrics)}") from error
-    one = np.ones((1, len(first.uids)))
-    values = [float(task.score(item, protocol, one)[metric][0]) for item in (first, second)]
-    left, right = (None if value != value else value for value in values)
-    spec = ours.spec
-    return Comparison(spec.protocol, spec.label_fraction, spec.seed, metric, left, right, difference)
+def _differs(first: RunSpec, second: RunSpec) -> tuple[str, ...]:
+    left, right = _flat(first), _flat(second)
+    names = [name for name in dict.fromkeys((*left, *right)) if name not in ("seed", "eval_seed")]
+    return tuple(
+        f"{name}: {left.get(name, 'not there')} | {right.get(name, 'not there')}"
+        for name in names
+        if left.get(name) != right.get(name)
+    )
 
 
-def _protocol(task: Any, result: RunResult) -> Protocol | None:
-    """The literal a result was made under; None where this version has another under its name."""
-    return next((item for item in catalogue(task) if item.hash == result.spec.protocol_hash), None)
-
-
-def _shared_rows(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
-    """Both in the same order of uids; methods that skipped other rows are compared on those that both have."""
-    shared, left, right = np.intersect1d(first.uids, second.uids, return_indices=True)
-    if len(shared) == 0:
-        raise UserError("the two results share no test row")
-    return first.take(left), second.take(right)
+def _flat(spec: RunSpec) -> dict[str, Any]:
+    """The fields of a spec, those of its configuration by their own names."""
+    fields = plain(spec)
+    config = fields.pop("config")
+    return {**fields, **{f"config.{name}": value for name, value in config.items()}}

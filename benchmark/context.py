@@ -27,6 +27,7 @@ class Context:
         cache: folder of decoded pixels. batch_size: images at once at inference; halved, and noted, when memory runs out.
         eval_seed: of subsets, folds and heads. draws: of the bootstrap. notes: facts that go into the result.
         state: the file by which a fit that was killed goes on; None: it starts again.
+        track: live trackers of a pretraining, of benchmark.tracking.
     """
 
     device: torch.device
@@ -39,6 +40,7 @@ class Context:
     draws: int = 1000
     state: Path | None = None
     progress: bool = True
+    track: tuple[str, ...] = ()
     meter: Meter = field(default_factory=Meter)
     notes: dict[str, Scalar] = field(default_factory=dict)
     features: dict[tuple[Any, ...], Any] = field(default_factory=dict)  # of the weights at hand; emptied with them

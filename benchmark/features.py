@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,13 +17,35 @@ if TYPE_CHECKING:
     from benchmark.context import Context
     from benchmark.data.dataset import Dataset
 
+T = TypeVar("T")
 MAP_BUDGET = 4 * 1024**3  # bytes of cached maps
 
 
-def in_batches(n: int, context: Context, call: Callable[[range], Tensor], description: str) -> Tensor:
-    """Calls with ranges of rows and joins what comes back, on the CPU.
+def halving(n: int, context: Context, call: Callable[[range], T], description: str) -> Iterator[tuple[range, T]]:
+    """Calls with ranges of rows, at most the batch size at once, behind a progress bar; gives each range and what came back.
 
-    When the device's memory runs out, the batch size is halved, noted in the result, and the same rows are done again.
+    When the device's memory runs out, the batch size is halved, noted in the result, and the same rows are done again. One row
+    that does not fit is the end (torch.OutOfMemoryError).
+    """
+    done = 0
+    with context.progress_bar(n, description) as bar:
+        while done < n:
+            rows = range(done, min(n, done + context.batch_size))
+            try:
+                found = call(rows)
+            except torch.OutOfMemoryError:
+                if context.batch_size == 1:
+                    raise
+                context.batch_size //= 2
+                context.notes["batch_size_after_out_of_memory"] = context.batch_size
+                continue
+            yield rows, found
+            done = rows.stop
+            bar.update(len(rows))
+
+
+def in_batches(n: int, context: Context, call: Callable[[range], Tensor], description: str) -> Tensor:
+    """Calls with ranges of rows, as `halving`, and joins what comes back, on the CPU; the meter notes the throughput.
 
     Args:
         call: rows -> (len(rows), ...) tensor.
@@ -35,24 +57,15 @@ def in_batches(n: int, context: Context, call: Callable[[range], Tensor], descri
         raise UserError(
             f"nothing to {description}: no row of this split could be read; see skipped rows, or `list datasets --show`"
         )
+
+    def timed(rows: range) -> tuple[Tensor, float]:
+        begin = context.meter.clock()
+        return call(rows).float().cpu(), context.meter.clock() - begin
+
     parts: list[Tensor] = []
-    done = 0
-    with context.progress_bar(n, description) as bar:
-        while done < n:
-            rows = range(done, min(n, done + context.batch_size))
-            begin = context.meter.clock()
-            try:
-                part = call(rows).float().cpu()
-            except torch.OutOfMemoryError:
-                if context.batch_size == 1:
-                    raise
-                context.batch_size //= 2
-                context.notes["batch_size_after_out_of_memory"] = context.batch_size
-                continue
-            context.meter.batch(len(rows), context.meter.clock() - begin, warm_up=not parts)
-            parts.append(part)
-            done = rows.stop
-            bar.update(len(rows))
+    for rows, (part, seconds) in halving(n, context, timed, description):
+        context.meter.batch(len(rows), seconds, warm_up=not parts)
+        parts.append(part)
     return torch.cat(parts)
 
 

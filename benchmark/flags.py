@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from benchmark.data.dataset import Dataset
 from benchmark.data.families import overlaps, saw_test
 from benchmark.plan import Cell
-from benchmark.types import Predictions, Protocol, Scalar
+from benchmark.types import Predictions, Protocol, RunResult, Scalar
 
 
 def flags_of(cell: Cell, data: Dataset, predictions: Predictions) -> tuple[str, ...]:
@@ -22,6 +25,33 @@ def flags_of(cell: Cell, data: Dataset, predictions: Predictions) -> tuple[str, 
     if predictions.skipped:
         found.append("partial")
     return tuple(found + _weight_flags(cell, data))
+
+
+def trivial_row(result: RunResult, references: Sequence[RunResult]) -> str:
+    """The title of the best trivial row that a result is not better than within its interval; "" where it is better.
+
+    References whose note "kind" is "oracle" are not trivial. Without an interval nothing is said.
+    """
+    metric, sign = result.metrics.get(result.primary), 1 if result.higher_is_better else -1
+    bound = None if metric is None else (metric.low if result.higher_is_better else metric.high)
+    found = [
+        (sign * value, row.title)
+        for row in references
+        if row.notes.get("kind") != "oracle" and result.primary in row.metrics
+        if (value := row.metrics[result.primary].value) is not None
+    ]
+    if bound is None or not found:
+        return ""
+    best, title = max(found)
+    return title if sign * bound <= best else ""
+
+
+def with_trivial_flag(result: RunResult, references: Sequence[RunResult]) -> RunResult:
+    """The result with the flag "trivial" and the note "no_better_than", or without both where they do not hold."""
+    title = trivial_row(result, references)
+    flags = tuple(flag for flag in result.flags if flag != "trivial") + (("trivial",) if title else ())
+    notes = {name: value for name, value in result.notes.items() if name != "no_better_than"}
+    return replace(result, flags=flags, notes=notes | ({"no_better_than": title} if title else {}))
 
 
 def split_note(protocol: Protocol, data: Dataset) -> dict[str, Scalar]:

@@ -149,11 +149,25 @@ def _reset_host_peak() -> None:
 
 def host_peak_mib() -> float | None:
     """Peak resident memory of this process since `Meter.start`, in MiB; None where the system does not tell."""
+    return _status_mib("VmHWM")
+
+
+def host_now_mib() -> float | None:
+    """Resident memory of this process now, in MiB; None where the system does not tell."""
+    return _status_mib("VmRSS")
+
+
+def host_private_mib() -> float | None:
+    """Private memory that this process has mapped to write in, used or not, in MiB; None where the system does not tell."""
+    return _status_mib("VmData")
+
+
+def _status_mib(name: str) -> float | None:
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), None)
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name)), None)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -24,7 +24,6 @@ from benchmark.types import (
     Protocol,
     Recipe,
     RunSpec,
-    Scalar,
     Status,
     capabilities,
     digest,
@@ -63,7 +62,9 @@ class RunOptions:
     cache: Path | None = None
     settings: tuple[Setting, ...] = ()
     progress: bool = True
+    track: tuple[str, ...] = ()  # live trackers of a pretraining
     command: str = ""
+    only: tuple[str, ...] = ()  # keys of cells, or of pretrainings without their cells; empty: everything
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +112,9 @@ def open_dataset(text: str, options: RunOptions) -> Dataset:
     """The checked data set of one `--data` value, NAME or NAME:LOCATION. Raises UserError."""
     check_split(options.data, options.split)
     source_options = SourceOptions(root=options.data_root, preset=options.preset, where=options.where)
-    return Dataset(open_source(text, source_options, options.split, options.label_policy))
+    data = Dataset(open_source(text, source_options, options.split, options.label_policy))
+    data.notes |= {"label_policy": options.label_policy} if options.label_policy else {}
+    return data
 
 
 def open_corpus(options: RunOptions) -> Dataset | None:
@@ -287,12 +290,6 @@ def refusal(cell: Cell, data: Dataset) -> tuple[Status, str] | None:
     except Unavailable as error:
         return "unavailable", str(error)
     return None
-
-
-def policy_note(protocol: Protocol, policy: str) -> dict[str, Scalar]:
-    """The note "label_policy_differs" where a protocol states a policy of open labels and `--label-policy` is another."""
-    wanted = str(dict(protocol.settings).get("label_policy", policy))
-    return {} if wanted == policy else {"label_policy_differs": f"{protocol.name} is of --label-policy {wanted}"}
 
 
 def reference_spec(spec: RunSpec, name: str) -> RunSpec:

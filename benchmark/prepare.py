@@ -18,7 +18,7 @@ from benchmark.errors import Unsupported, UserError
 from benchmark.hub import read_tokenizer, read_vocabulary
 from benchmark.plan import Entrant
 from benchmark.pretrain import Pretrained, pretrain, read_pretrained, training_rows
-from benchmark.store import Store
+from benchmark.store import Store, alone
 from benchmark.types import Scalar, reads_reports
 
 
@@ -50,7 +50,8 @@ def prepare(entrant: Entrant, store: Store, context: Context) -> tuple[Any, Pret
             if tokenizer is not None:
                 _require_vocabulary(method, tokenizer, file)
     elif entrant.pretraining is not None and folder is not None:
-        record = pretrain(method, entrant.corpus, entrant.pretraining, entrant.recipe, folder, context)
+        with alone(folder):
+            record = pretrain(method, entrant.corpus, entrant.pretraining, entrant.recipe, folder, context)
     method.to(context.device).eval().requires_grad_(False)
     notes["weights_sha256"] = record.sha256 if record else weights.state_sha256(method)
     if record:

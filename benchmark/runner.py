@@ -17,25 +17,16 @@ from benchmark import repro
 from benchmark.context import Context, choose_device
 from benchmark.data.dataset import Dataset
 from benchmark.errors import Unavailable, Unsupported, UserError
-from benchmark.flags import flags_of, split_note
+from benchmark.flags import flags_of, split_note, with_trivial_flag
+from benchmark.launch.jobs import chosen_keys
 from benchmark.meter import Meter, count_gmacs, count_parameters
-from benchmark.plan import (
-    Cell,
-    Entrant,
-    RunOptions,
-    cells,
-    entrants,
-    open_corpus,
-    open_dataset,
-    policy_note,
-    reference_spec,
-    refusal,
-)
+from benchmark.plan import Cell, Entrant, RunOptions, cells, entrants, open_corpus, open_dataset, reference_spec, refusal
 from benchmark.prepare import prepare
 from benchmark.pretrain import Pretrained
 from benchmark.registry import Registry
-from benchmark.statistics import with_intervals
+from benchmark.statistics import INTERVAL, with_intervals
 from benchmark.store import Store, read_predictions
+from benchmark.subjects import write_subjects
 from benchmark.types import Cost, Predictions, RunResult, Scalar, Status
 
 Report = Callable[[RunResult], None]
@@ -67,7 +58,7 @@ class Runner:
         if self.device.type == "cuda":
             repro.deterministic()
         self.summary = Summary()
-        self._referenced: set[tuple[object, ...]] = set()
+        self._referenced: dict[tuple[object, ...], list[RunResult]] = {}
 
     def plan(self) -> tuple[tuple[Dataset, tuple[Cell, ...]], ...]:
         """The cells of each data set. Raises UserError for anything that is wrong before work begins."""
@@ -82,10 +73,14 @@ class Runner:
     def run(self) -> Summary:
         """Runs what is not finished yet, method by method, and saves each cell as it ends."""
         planned = self.plan()
+        chosen = chosen_keys(self.options.only, [cell for _, todo in planned for cell in todo])
         self.store.check_writable()
         for data, todo in planned:
-            for entrant, group in _by_entrant(todo):
-                self._run_entrant(data, entrant, group)
+            if todo:
+                write_subjects(self.options.out, todo[0].spec, data.rows("test"))
+            for entrant, group in _by_entrant([cell for cell in todo if cell.spec.key in chosen]):
+                spec = entrant.pretraining
+                self._run_entrant(data, entrant, group, only_pretrain=spec is not None and spec.key in self.options.only)
         return self.summary
 
     def pretrain(self) -> list[Pretrained]:
@@ -113,26 +108,12 @@ class Runner:
             eval_seed=eval_seed,
             draws=self.options.draws,
             progress=self.options.progress,
+            track=self.options.track,
             meter=Meter(self.device),
         )
 
-    def _run_entrant(self, data: Dataset, entrant: Entrant, group: Sequence[Cell]) -> None:
-        pending = []
-        for cell in group:
-            finished = self._finished(cell)
-            if finished is None:
-                pending.append(cell)
-            else:
-                self.summary.reused.add(finished.key)
-                self._keep(finished, save=False)
-                self._references(cell, data)
-        if not pending:
-            return
-        refused = [(cell, refusal(cell, data)) for cell in pending]
-        for cell, reason in refused:
-            if reason is not None:
-                self._keep(self._result(cell, reason[0], error=reason[1]))
-        runnable = [cell for cell, reason in refused if reason is None]
+    def _run_entrant(self, data: Dataset, entrant: Entrant, group: Sequence[Cell], only_pretrain: bool = False) -> None:
+        runnable = self._runnable(data, group)
         if not runnable:
             return
         context = self._context(entrant, 0)
@@ -142,8 +123,24 @@ class Runner:
             for cell in runnable:
                 self._keep(self._failure(cell, error))
             return
-        for cell in runnable:
+        for cell in () if only_pretrain else runnable:
             self._run_cell(cell, method, record, data, replace(context, notes=notes))
+
+    def _runnable(self, data: Dataset, group: Sequence[Cell]) -> list[Cell]:
+        """The cells that are left to do; finished ones are taken over, and those that cannot be run are recorded as such."""
+        pending = []
+        for cell in group:
+            finished = self._finished(cell)
+            if finished is None:
+                pending.append(cell)
+            else:
+                self.summary.reused.add(finished.key)
+                self._take(cell, finished, data)
+        refused = [(cell, refusal(cell, data)) for cell in pending]
+        for cell, reason in refused:
+            if reason is not None:
+                self._keep(self._result(cell, reason[0], error=reason[1]))
+        return [cell for cell, reason in refused if reason is None]
 
     def _run_cell(self, cell: Cell, method: Any, record: Pretrained | None, data: Dataset, shared: Context) -> None:
         started = _now()
@@ -167,32 +164,31 @@ class Runner:
             result = replace(
                 result,
                 pretraining=record.cost if record else None,
-                notes=dict(context.notes) | data.notes | self._differs(cell, data) | {"draws": context.draws},
+                notes=dict(context.notes) | data.notes | split_note(cell.protocol, data) | _drawn(context.draws),
                 started=started,
                 finished=_now(),
                 flags=flags_of(cell, data, predictions),
             )
             sha256 = self.store.save_predictions(cell.spec.key, predictions)
-            self._keep(replace(result, predictions=sha256))
+            self._keep(with_trivial_flag(replace(result, predictions=sha256), self._references(cell, data)))
             self.store.fit_path(cell.spec.key).unlink(missing_ok=True)
         except Exception as error:  # noqa: BLE001
             context.meter.stop()
             self._keep(self._failure(cell, error, started))
-            return
-        self._references(cell, data)
 
-    def _differs(self, cell: Cell, data: Dataset) -> dict[str, Scalar]:
-        """Notes where split or label policy are not those of the protocol's paper."""
-        return split_note(cell.protocol, data) | policy_note(cell.protocol, self.options.label_policy)
+    def _take(self, cell: Cell, finished: RunResult, data: Dataset) -> None:
+        flagged = with_trivial_flag(finished, self._references(cell, data))
+        self._keep(flagged, save=flagged != finished)
 
     def _finished(self, cell: Cell) -> RunResult | None:
-        """The stored result of a cell; its intervals are drawn again where they were asked for with other draws."""
+        """The stored result of a cell; its intervals are drawn again where they are of other draws or of another kind."""
         result = self.store.finished(cell.spec.key)
-        if result is None or result.notes.get("draws") == self.options.draws:
+        asked = _drawn(self.options.draws)
+        if result is None or all(result.notes.get(name) == value for name, value in asked.items()):
             return result
         predictions = read_predictions(self.store.predictions_path(result.key))
         metrics = self._scored(cell, predictions, self.options.draws, Meter()).metrics
-        result = replace(result, metrics=metrics, notes={**result.notes, "draws": self.options.draws})
+        result = replace(result, metrics=metrics, notes={**result.notes, **asked})
         self.store.save(result)
         return result
 
@@ -237,30 +233,36 @@ class Runner:
         text = f"{error if isinstance(error, UserError) else f'{type(error).__name__}: {error}'}\n\n{trace}"
         return replace(self._result(cell, "failed", text), started=started or _now())
 
-    def _references(self, cell: Cell, data: Dataset) -> None:
-        """Trivial rows and oracles of the cell's group, once for all methods."""
+    def _references(self, cell: Cell, data: Dataset) -> list[RunResult]:
+        """Trivial rows and oracles of the cell's group, made once for all methods, when the cell's predictions are there."""
         rows = (data.name, data.version, *sorted(data.splits.items()))
         group = (rows, cell.protocol.hash, cell.spec.label_fraction, cell.spec.eval_seed)
         if group in self._referenced:
-            return
-        self._referenced.add(group)
+            return self._referenced[group]
+        found = self._referenced.setdefault(group, [])
         try:
             predictions = read_predictions(self.store.predictions_path(cell.spec.key))
             for name, reference in cell.task.references(predictions, data, cell.protocol).items():
-                self.summary.results.append(self._reference(cell, name, reference, data))
+                found.append(self._reference(cell, name, reference, data))
         except Exception as error:  # noqa: BLE001
             failed = replace(cell, spec=reference_spec(cell.spec, "failed"))
             self._keep(replace(self._failure(failed, error), title="reference rows", role="reference"), save=False)
+        self.summary.results += found
+        return found
 
     def _reference(self, cell: Cell, name: str, predictions: Predictions, data: Dataset) -> RunResult:
         reference = replace(cell, spec=reference_spec(cell.spec, name))
         result = self._finished(reference)
+        kind = getattr(cell.task, "reference_kinds", {}).get(name, "trivial")
+        if result is not None and result.notes.get("kind") != kind:
+            result = replace(result, notes={**result.notes, "kind": kind})
+            self.store.save(result)
         if result is None:
             scored = self._scored(reference, predictions, self.options.draws, Meter())
             sha256 = self.store.save_predictions(reference.spec.key, predictions)
             result = replace(
                 scored, title=name, role="reference", predictions=sha256, flags=data.source.flags, cost=Cost(),
-                notes=data.notes | {"draws": self.options.draws},
+                notes=data.notes | _drawn(self.options.draws) | {"kind": kind},
             )  # fmt: skip
             self.store.save(result)
         return result
@@ -287,6 +289,11 @@ def _count(method: Any, context: Context) -> None:
     context.meter.gmacs = count_gmacs(lambda: method.encode_image(image))
     context.meter.params = count_parameters(method)
     context.meter.batch_size = context.batch_size
+
+
+def _drawn(draws: int) -> dict[str, Scalar]:
+    """The notes that say what the intervals are."""
+    return {"draws": draws, "interval": INTERVAL if draws else "none"}
 
 
 def _now() -> str:

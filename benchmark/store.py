@@ -11,20 +11,24 @@ import io
 import json
 import os
 import struct
+import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from benchmark.errors import UserError
 from benchmark.types import Cost, Metric, Predictions, RunResult, RunSpec, plain
 
 TEMPORARY = ".tmp-"
+ANALYSIS, ANALYSIS_SCHEMA = "analysis.json", 1
 FIXED = ("uids", "patients", "skipped")
 DAMAGED = (  # what reading an .npz that was cut or changed raises
     OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, struct.error, zipfile.BadZipFile, zlib.error,
@@ -65,6 +69,40 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Inside, no other process that asks is at work on a folder; the lock goes with the process, however that ends.
+
+    Waits, and says so. Processes of one launch (RANK, WORLD_SIZE) count as one: the first of them asks, and waits for nobody.
+
+    Raises:
+        UserError: another launch is at work there, or the folder cannot be written.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if several:
+                raise UserError(f"another process is at work on {folder}; start again when it has ended") from None
+            print(f"waiting for another process that works on {folder}", file=sys.stderr, flush=True)
+            lock.acquire(poll_interval=1.0)
+    except NotImplementedError:  # a file system without locks: what is written is whole all the same
+        yield
+        return
+    except OSError as error:
+        raise _explain(folder, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _explain(path: Path, error: OSError) -> UserError:
     if error.errno == errno.ENOSPC:
         return UserError(f"no space left to write {path}; free some, or choose another folder with --out")
@@ -98,18 +136,50 @@ def predictions_to_bytes(predictions: Predictions) -> bytes:
 def read_predictions(path: Path) -> Predictions:
     """The predictions of a cell. Raises UserError if the file is damaged or not there."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            strange = [name for name in stored.files if name not in FIXED and not name.startswith(("array/", "names/"))]
-            if strange:
-                raise ValueError(f"unknown member {strange[0]!r}")
-            arrays = {name.removeprefix("array/"): stored[name] for name in stored.files if name.startswith("array/")}
-            names = {
-                name.removeprefix("names/"): tuple(map(str, stored[name])) for name in stored.files if name.startswith("names/")
-            }
-            skipped = tuple((str(uid), str(reason)) for uid, reason in stored["skipped"])
-            return Predictions(stored["uids"], stored["patients"], arrays, names, skipped)
+        with path.open("rb") as file:
+            return _read_npz(file)
     except DAMAGED as error:
         raise UserError(f"{path} is not a readable file of predictions; delete it and run the cell again") from error
+
+
+def predictions_from_bytes(data: bytes) -> Predictions:
+    """What `predictions_to_bytes` wrote. Raises UserError."""
+    try:
+        return _read_npz(io.BytesIO(data))
+    except DAMAGED as error:
+        raise UserError("has predictions that cannot be read; run the cell again") from error
+
+
+def _read_npz(file: IO[bytes]) -> Predictions:
+    with np.load(file, allow_pickle=False) as stored:
+        strange = [name for name in stored.files if name not in FIXED and not name.startswith(("array/", "names/"))]
+        if strange:
+            raise ValueError(f"unknown member {strange[0]!r}")
+        arrays = {name.removeprefix("array/"): stored[name] for name in stored.files if name.startswith("array/")}
+        names = {
+            name.removeprefix("names/"): tuple(map(str, stored[name])) for name in stored.files if name.startswith("names/")
+        }
+        skipped = tuple((str(uid), str(reason)) for uid, reason in stored["skipped"])
+        return Predictions(stored["uids"], stored["patients"], arrays, names, skipped)
+
+
+def fingerprint(value: object) -> str:
+    """16 hexadecimal digits of a value of JSON; as types.digest, but for any text, lone surrogates included."""
+    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_analysis(out: Path) -> dict[str, Any] | None:
+    """What benchmark.analysis wrote to a folder of results; None where there is none of its schema that can be read."""
+    try:
+        found = json.loads((out / ANALYSIS).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict) or found.get("schema") != ANALYSIS_SCHEMA:
+        return None
+    groups = found.get("groups")
+    whole = isinstance(groups, list) and all(isinstance(item, dict) and {"group", "entries"} <= item.keys() for item in groups)
+    parts = [found.get(name) for name in ("sources", "subgroups", "calibration", "per_class")]
+    return found if whole and all(isinstance(part, dict) for part in parts) else None
 
 
 def result_from_json(value: Mapping[str, Any]) -> RunResult:
@@ -175,7 +245,10 @@ class Store:
 
     def save_predictions(self, key: str, predictions: Predictions) -> str:
         """Writes the predictions; returns the sha256 that belongs into the result, which must be written after them."""
-        data = predictions_to_bytes(predictions)
+        return self.save_predictions_bytes(key, predictions_to_bytes(predictions))
+
+    def save_predictions_bytes(self, key: str, data: bytes) -> str:
+        """As `save_predictions`, of an .npz that is made already."""
         write(self.predictions_path(key), data)
         return sha256(data).hexdigest()
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from leaderboards.rows import Row
+from leaderboards.standings import Standing
 from leaderboards.text import clean
 
 _NAMES = (
@@ -18,6 +19,7 @@ _COSTS = (
     *("peak_allocated_mib", "peak_reserved_mib", "peak_device_mib", "peak_host_mib", "images_per_second", "step_seconds"),
     *("gmacs", "params", "batch_size", "device"),
 )
+_STANDING = ("rank", "rank_low", "rank_high", "difference_to_best", "difference_low", "difference_high", "p", "p_holm")
 _TAIL = ("flags", "reason", "key")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
@@ -33,21 +35,38 @@ def safe(value: object) -> str | int | float:
     return f"'{line}" if text.startswith(_FORMULA) or line.lstrip().startswith(_FORMULA) else line
 
 
-def csv_table(rows: Sequence[Row]) -> str:
-    """The whole file; empty cells are unknown, undefined or not measured. Lines end in \\n."""
+def csv_table(rows: Sequence[Row], standings: Mapping[str, Standing] | None = None) -> str:
+    """The whole file; empty cells are unknown, undefined or not measured. Lines end in \\n.
+
+    Args:
+        standings: of the lines that the rows belong to, by the key of the row.
+    """
     metrics = sorted({name for row in rows for name in row.metrics})
     phases = sorted({phase for row in rows for phase in row.cost["seconds"]})
     head = [*_NAMES, "seconds", *(f"seconds:{phase}" for phase in phases), *_COSTS]
-    head += [*(f"pretraining:{name}" for name in ("seconds", *_COSTS)), *_TAIL, *(f"metric:{name}" for name in metrics)]
+    head += [
+        *(f"pretraining:{name}" for name in ("seconds", *_COSTS)),
+        *_STANDING,
+        *_TAIL,
+        *(f"metric:{name}" for name in metrics),
+    ]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([safe(name) for name in head])
     for row in rows:
-        writer.writerow([safe(item) for item in _line(row, metrics, phases)])
+        writer.writerow([safe(item) for item in _line(row, (standings or {}).get(row.key), metrics, phases)])
     return buffer.getvalue()
 
 
-def _line(row: Row, metrics: Iterable[str], phases: Iterable[str]) -> Iterable[Any]:
+def _of_standing(found: Standing | None) -> Iterable[Any]:
+    if found is None:
+        return [None] * len(_STANDING)
+    difference = found.difference or {}
+    places = (found.rank, found.low, found.high)
+    return (*places, *(difference.get(name) for name in ("value", "low", "high")), found.p, found.p_holm)
+
+
+def _line(row: Row, found: Standing | None, metrics: Iterable[str], phases: Iterable[str]) -> Iterable[Any]:
     yield from (getattr(row, name) for name in _NAMES)
     yield row.seconds
     yield from (row.cost["seconds"].get(phase) for phase in phases)
@@ -55,5 +74,6 @@ def _line(row: Row, metrics: Iterable[str], phases: Iterable[str]) -> Iterable[A
     before = row.pretraining
     yield None if before is None else sum(before["seconds"].values()) if before["seconds"] else None
     yield from ((None if before is None else before[name]) for name in _COSTS)
+    yield from _of_standing(found)
     yield from (";".join(row.flags), row.reason, row.key)
     yield from (row.metrics.get(name, {}).get("value") for name in metrics)

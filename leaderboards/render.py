@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
 from benchmark.store import write
+from leaderboards.averages import average_json, averages
 from leaderboards.csv_table import csv_table
-from leaderboards.html_page import html_page
 from leaderboards.latex import latex
 from leaderboards.markdown import markdown
-from leaderboards.rows import Entry, Group, Row, group_rows, make_row
+from leaderboards.page import html_page
+from leaderboards.page.analysis import read_analysis
+from leaderboards.rows import Entry, Group, Row, group_rows, make_row, with_standings
 from leaderboards.schema import SCHEMA, load
 from leaderboards.text import EMPTY, arrow, clean, duration, gib, interval, number, percent, rate, score
 
@@ -32,6 +34,8 @@ _ROW_FIELDS = tuple(item.name for item in fields(Row))
 def write_board(out: Path) -> dict[str, Path]:
     """Renders `<out>/results` into `<out>/leaderboard.{md,csv,tex,json,html}`, each file replaced in one step.
 
+    Ranks come from `<out>/analysis.json`, which `benchmark.analysis` writes before; groups that it does not fit have none.
+
     Returns:
         format -> path, in that order. Files that cannot be shown are named on the board; the others appear.
 
@@ -39,14 +43,23 @@ def write_board(out: Path) -> dict[str, Path]:
         UserError: the folder cannot be written.
     """
     results, refused = load(out / "results")
-    groups = group_rows(map(make_row, results))
+    analysis, fault = read_analysis(out)
+    refused += [(str(out / "analysis.json"), fault)] if fault else []
+    return write_groups(out, with_standings(group_rows(map(make_row, results)), analysis), refused, analysis)
+
+
+def write_groups(
+    out: Path, groups: Sequence[Group], refused: Sequence[tuple[str, str]], analysis: Mapping[str, Any] | None
+) -> dict[str, Path]:
+    """As `write_board`, of groups and their analysis that are there already."""
+    standings = {row.key: entry.standing for group in groups for entry in group.entries if entry.standing for row in entry.rows}
     ordered = [row for group in groups for row in group.rows]
     makers: dict[str, Callable[[], str]] = {
         "md": lambda: markdown(groups, refused),
-        "csv": lambda: csv_table(ordered),
+        "csv": lambda: csv_table(ordered, standings),
         "tex": lambda: latex(groups, refused),
         "json": lambda: json_board(groups, refused),
-        "html": lambda: html_page(groups, refused),
+        "html": lambda: html_page(groups, refused, analysis),
     }
     paths = {name: out / f"leaderboard.{name}" for name in makers}
     for name, make in makers.items():
@@ -60,6 +73,7 @@ def json_board(groups: Sequence[Group], refused: Sequence[tuple[str, str]]) -> s
         "schema": SCHEMA,
         "generated_from": sum(len(group.rows) for group in groups),
         "left_out": [{"file": Path(path).name, "reason": clean(reason)} for path, reason in refused],
+        "averages": [average_json(average) for average in averages(groups)],
         "groups": [_json_group(group) for group in groups],
     }
     # One line: json.dumps without an indent is the fast path in C.
@@ -76,6 +90,7 @@ def _json_group(group: Group) -> dict[str, Any]:
             "value": entry.value,
             "spread": entry.spread,
             "interval": entry.interval,
+            "standing": None if entry.standing is None else asdict(entry.standing),
             "flags": entry.flags,
             "keys": [item.key for item in entry.rows],
         }
@@ -94,11 +109,15 @@ def _json_group(group: Group) -> dict[str, Any]:
 
 
 def terminal_table(rows: Sequence[Row]) -> str:
+    """As `terminal_groups`, of the groups of these rows."""
+    return terminal_groups(group_rows(rows))
+
+
+def terminal_groups(groups: Sequence[Group]) -> str:
     """A table of at most 156 columns for the end of a run, grouped by what may be compared.
 
     A group names its protocol in its first line and its data in the second; why a score is missing stands below the table.
     """
-    groups = group_rows(rows)
     if not groups:
         return EMPTY
     lines = [line for place, group in enumerate(groups) for line in (*([_BLANK] if place else []), *_terminal_lines(group))]

@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
+
+from leaderboards.row_labels import labels
+from leaderboards.standings import Lines, Standing, by_group, lines_of, standing
 
 TASKS = ("retrieval", "zeroshot", "classification", "segmentation", "detection")
 BANNERS = {
@@ -103,6 +106,7 @@ class Entry:
 
     label: str
     rows: tuple[Row, ...]  # by seed
+    standing: Standing | None = None  # None: not analysed
 
     @property
     def first(self) -> Row:
@@ -183,6 +187,13 @@ class Group:
         """Whether any line is a mean over seeds."""
         return any(len(entry.rows) > 1 for entry in self.entries)
 
+    @cached_property
+    def leaders(self) -> frozenset[str]:
+        """Labels of the first rank group; none where fewer than two methods are ranked."""
+        ranked = [entry for entry in self.entries if entry.standing is not None and entry.standing.rank is not None]
+        first = [entry.label for entry in ranked if entry.standing is not None and entry.standing.rank == 1]
+        return frozenset(first if len(ranked) > 1 else ())
+
 
 def total_seconds(cost: Mapping[str, Any]) -> float | None:
     """The sum over the phases; None where none was measured."""
@@ -231,6 +242,19 @@ def group_rows(rows: Iterable[Row]) -> tuple[Group, ...]:
     return tuple(_group(found[key]) for key in keys)
 
 
+def with_standings(groups: Iterable[Group], analysis: Mapping[str, Any] | None) -> tuple[Group, ...]:
+    """The groups with the ranks of an analysis of the same folder; those whose results have changed since get none."""
+    analysed = by_group(analysis)
+    return tuple(_ranked(group, analysed) if analysed else group for group in groups)
+
+
+def _ranked(group: Group, analysed: Mapping[str, Lines]) -> Group:
+    measured = (row.key for row in group.rows if row.status == "ok" and row.value is not None)
+    lines = lines_of(analysed, group.first.group_key, measured)
+    entries = (replace(entry, standing=standing(lines.get(entry.first.key))) for entry in group.entries)
+    return Group(rows=group.rows, entries=tuple(entries)) if lines else group
+
+
 def _group(rows: Sequence[Row]) -> Group:
     higher = next((row.higher_is_better for row in rows if row.metric), True)
     place = {"method": 0, "reference": 1, "undefined": 2, "missing": 3}
@@ -256,32 +280,5 @@ def _entries(rows: Sequence[Row]) -> Iterator[Entry]:
         distinct = len({(row.seed, row.eval_seed) for row in seeds}) == len(seeds)
         # The same seed twice with other weights is another recipe, not another seed: such rows are never averaged.
         parts.extend([tuple(seeds)] if distinct else [(row,) for row in seeds])
-    for part, label in zip(parts, _labels(parts)):
+    for part, label in zip(parts, labels(parts)):
         yield Entry(label=label, rows=part)
-
-
-def _labels(parts: Sequence[tuple[Row, ...]]) -> list[str]:
-    """Titles, each followed by what tells the lines of one title apart."""
-    twins: dict[str, list[int]] = defaultdict(list)
-    for number, part in enumerate(parts):
-        twins[part[0].title].append(number)
-    labels = [part[0].title for part in parts]
-    for title, numbers in twins.items():
-        facets = [_facets(parts[number]) for number in numbers]
-        names = sorted({name for facet in facets for name in facet})
-        differing = [name for name in names if len({facet.get(name) for facet in facets}) > 1]
-        marks = [name for name in differing if name != "weights"][:3] or differing
-        for number, facet in zip(numbers, facets):
-            told = ", ".join(f"{name}={facet[name]}" for name in marks if name in facet)
-            labels[number] = f"{title} ({told})" if told else title
-    return labels
-
-
-def _facets(part: tuple[Row, ...]) -> dict[str, str]:
-    """What may tell a line from another of the same title; seeds joined by commas."""
-    spec = part[0].spec
-    facets = {name: str(value) for name, value in spec["config"].items()}
-    facets |= {"version": str(spec["method_version"]), "precision": spec["precision"]}
-    for name in ("seed", "eval_seed", "weights"):
-        facets[name] = ",".join(dict.fromkeys(str(row.spec[name])[:13] for row in part))
-    return facets

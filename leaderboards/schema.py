@@ -88,23 +88,30 @@ def load(folder: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
 
     Args:
         folder: `<out>/results`, one <key>.json a cell; a folder that is not there holds no result. Temporary files
-            of a write that was cut short (*.tmp-*) are passed over.
+            of a write that was cut short (*.tmp-*) are passed over. Of two files with one key that of its name is shown.
     """
-    results: list[dict[str, Any]] = []
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
     refused: list[tuple[str, str]] = []
-    seen: set[str] = set()
     for path in sorted(folder.glob("*.json")):
         if ".tmp-" in path.name:
             continue
         result, reason = _read(path)
         if result is None:
             refused.append((str(path), reason))
-        elif result["key"] in seen:
-            refused.append((str(path), f"has the key {result['key']!r} of another file; remove the copy"))
-        else:
-            seen.add(result["key"])
-            results.append(result)
-    return results, refused
+            continue
+        key = result["key"]
+        if key in found and path.stem != key:
+            refused.append((str(path), _copy(result, found[key][1])))
+            continue
+        if key in found:
+            refused.append((str(found[key][0]), _copy(found[key][1], result)))
+        found[key] = path, result
+    return [result for _, result in found.values()], refused
+
+
+def _copy(copy: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
+    content = "the same content as" if copy == shown else "other content than"
+    return f"has the key {shown['key']!r} of another file and {content} it; remove the copy"
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, str]:

@@ -126,6 +126,16 @@ def cells(entry: Entry) -> tuple[str, ...]:
     return (entry.label, score(entry), interval(entry), seeds(entry), rows, *work, *cost, remarks(entry))
 
 
+def rank(entry: Entry) -> str:
+    """The shared rank of a method; a dash where it has none."""
+    return (entry.standing.text if entry.standing is not None else "") or NONE
+
+
+def ranked(group: Group) -> bool:
+    """Whether any line has a rank."""
+    return any(rank(entry) != NONE for entry in group.entries)
+
+
 def arrow(group: Group) -> str:
     """The primary metric with the direction that is better."""
     return f"{group.metric} {'↑' if group.higher_is_better else '↓'}" if group.metric else "score"
@@ -153,11 +163,17 @@ def notes(groups: Sequence[Group]) -> list[str]:
     """How to read the tables."""
     lines = [
         "Rows are compared only within one table: the same dataset, split, protocol hash and label fraction. "
-        "They are sorted by value, not ranked; where intervals overlap, the order may be noise.",
-        "Intervals are 95 % over patients. References (trivial rows and oracles) stand in italics after the methods.",
+        "They are sorted by value; where intervals overlap, the order may be noise.",
+        "Intervals are 95 % over patients; the notes of each result name their kind. "
+        "References (trivial rows and oracles) stand in italics after the methods.",
         f"GPU GiB is the {MEMORY}; {NONE} means not measured or undefined, never 0. "
         "Time is the sum over the phases of the evaluation.",
     ]
+    if any(ranked(group) for group in groups):
+        lines.append(
+            "Methods share a rank where their difference from the best of them, paired by patient, may be noise (Holm's p of "
+            "0.05 or more); 1–3 is one rank of three. Bold scores are of the first rank group."
+        )
     if any(group.several_seeds for group in groups):
         lines.append(
             "Rows of several seeds show the mean, under Seeds ± the standard deviation and the number of seeds; "

@@ -21,10 +21,9 @@ from benchmark.errors import Unsupported
 from benchmark.types import Predictions, Protocol, Record
 from tasks.classes import class_of, of_protocol, one_class_rows
 from tasks.ranking import ROWS
+from tasks.scoring import DEPTHS, DIRECTIONS
 from tasks.similarity import similarities
 
-DEPTHS = (5, 10, 100)
-DIRECTIONS = ("i2t", "t2i")
 LIMIT = 10_000  # rows: scores of all pairs are held, 0.4 GB
 
 
@@ -52,18 +51,6 @@ def run(method: Any, data: Dataset, protocol: Protocol, context: Context) -> Pre
     values = similarities(method, data, records, texts, protocol.setting("similarity"), context)
     with context.meter.phase("predict"):
         return _predictions(records, values[:, owner], skipped)
-
-
-def score(predictions: Predictions, weights: metrics.Array) -> Mapping[str, metrics.Array]:
-    """i2t_ and t2i_ precision@K and map; precision@K and map, the mean of both directions."""
-    found: dict[str, metrics.Array] = {}
-    for direction in DIRECTIONS:
-        for k, values in zip(DEPTHS, predictions.arrays[f"{direction}_precision"].T, strict=True):
-            found[f"{direction}_precision@{k}"] = metrics.mean(values, weights)
-        found[f"{direction}_map"] = metrics.mean(predictions.arrays[f"{direction}_ap"], weights)
-    for name in (*(f"precision@{k}" for k in DEPTHS), "map"):
-        found[name] = (found[f"i2t_{name}"] + found[f"t2i_{name}"]) / 2
-    return found
 
 
 def references(predictions: Predictions, data: Dataset, protocol: Protocol) -> Mapping[str, Predictions]:

@@ -17,14 +17,24 @@ from benchmark.features import embed_towers
 from benchmark.types import SPLITS, Predictions, Protocol, Record
 from tasks import multiclass
 from tasks.classes import of_protocol
+from tasks.degenerate import REFERENCE_KINDS
 from tasks.heads.finetune import FineTuning
 from tasks.heads.logistic import fit_logistic
 from tasks.heads.neighbours import fit_neighbours
 from tasks.heads.probe import fit_probe
 from tasks.heads.supervised import Decide, Labelled
-from tasks.labels import LabelScores, check_labels, class_columns, label_predictions, labelled_rows, protocol_labels
+from tasks.labels import (
+    LabelScores,
+    check_labels,
+    class_columns,
+    label_predictions,
+    labelled_rows,
+    policy_note,
+    protocol_labels,
+)
 from tasks.protocols import CLASSIFICATION
 from tasks.published import classification as published
+from tasks.scoring import asks_for_one_class, score_classification
 
 Floats = NDArray[np.float64]
 HEADS: Mapping[str, Callable[[Labelled, Labelled, Protocol, Context], Decide]] = {
@@ -45,6 +55,7 @@ class Classification(LabelScores):
     name: ClassVar[str] = "classification"
     version: ClassVar[int] = 2  # 2: features of the tower, before any projection
     needs: ClassVar[frozenset[str]] = frozenset()
+    reference_kinds: ClassVar[Mapping[str, str]] = REFERENCE_KINDS
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
         """The same at every preset; those of papers as "published"."""
@@ -52,7 +63,7 @@ class Classification(LabelScores):
 
     def check(self, data: Dataset, protocol: Protocol) -> None:
         """Raises Unsupported where the set lacks a class of the protocol, or a split has no known label."""
-        if multiclass.asks_for_one_class(protocol):
+        if asks_for_one_class(protocol):
             return multiclass.check(data, protocol, SPLITS)
         return check_labels(data, protocol, SPLITS)
 
@@ -65,8 +76,9 @@ class Classification(LabelScores):
         Raises:
             Unsupported: fine-tuning of a method that gives no gradient. UserError: a loss or score is not finite.
         """
-        if multiclass.asks_for_one_class(protocol):
+        if asks_for_one_class(protocol):
             return _one_class(method, of_protocol(data, protocol), protocol, fraction, context)
+        context.notes |= policy_note(data, protocol)
         rows = _Rows.of(method, data, protocol, fraction, context)
         train, val = (protocol_labels(data, records, protocol) for records in (rows.train, rows.val))
         learned = (train == 1).any(axis=0) & (train == 0).any(axis=0)
@@ -80,28 +92,18 @@ class Classification(LabelScores):
         return label_predictions(data, rows.test, scores[1], predicted, rows.skipped, class_columns(data, protocol))
 
     def score(self, predictions: Predictions, protocol: Protocol, weights: metrics.Array) -> Mapping[str, metrics.Array]:
-        """As metrics.multilabel, and f1_argmax: F1 of the positive answer where it is the likelier one, a score above 0.
-
-        f1_argmax is macro over classes, and f1_argmax/<class>. Of a set with one class it is the F1 that BenchX prints.
-        As metrics.multiclass where one class is the answer.
-        """
-        if multiclass.asks_for_one_class(protocol):
-            return multiclass.score(predictions, weights)
-        arrays, names = predictions.arrays, predictions.names["classes"]
-        likelier = arrays["scores"] > 0
-        by_class = [metrics.f1(likelier[:, k], arrays["targets"][:, k], weights) for k in range(len(names))]
-        found = {**super().score(predictions, protocol, weights), "f1_argmax": metrics.macro(by_class)}
-        return found | {f"f1_argmax/{name}": value for name, value in zip(names, by_class, strict=True)}
+        """As tasks.scoring.score_classification."""
+        return score_classification(predictions, protocol, weights)
 
     def references(self, predictions: Predictions, data: Dataset, protocol: Protocol) -> Mapping[str, Predictions]:
         """Majority class, all positive, prevalence; uniform guess and majority class where one class is the answer."""
-        if multiclass.asks_for_one_class(protocol):
+        if asks_for_one_class(protocol):
             return multiclass.references(predictions, data, protocol)
         return super().references(predictions, data, protocol)
 
     def degenerate(self, predictions: Predictions, protocol: Protocol) -> bool:
         """True where no class has two different scores, or where every row gets the same one class."""
-        if multiclass.asks_for_one_class(protocol):
+        if asks_for_one_class(protocol):
             return multiclass.degenerate(predictions)
         return super().degenerate(predictions, protocol)
 
@@ -118,7 +120,7 @@ class _Rows:
 
     @classmethod
     def of(cls, method: Any, data: Dataset, protocol: Protocol, fraction: float, context: Context) -> Self:
-        rows = multiclass.rows_of if multiclass.asks_for_one_class(protocol) else labelled_rows
+        rows = multiclass.rows_of if asks_for_one_class(protocol) else labelled_rows
         chosen = {record.uid for record in rows(data, protocol, "train", fraction, context.eval_seed)}
         splits = [data.readable(rows(data, protocol, split), method.input, context) for split in SPLITS]
         (everyone, _), (val, _), (test, skipped) = splits

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from benchmark.errors import Unsupported, UserError
 from benchmark.types import Predictions, Protocol, Record
-from tasks.detection_metrics import detection_scores, filtered_map
+from tasks.degenerate import REFERENCE_KINDS
 from tasks.detection_rows import collapsed, guesses, n_clipped, priors, rows_with_boxes
 from tasks.heads.fit import cap_rows, names_of
 from tasks.protocols_dense import DETECTION
 from tasks.published import detection as published
+from tasks.scoring import score_detection
 
 if TYPE_CHECKING:
     from benchmark.context import Context
@@ -37,6 +38,7 @@ class Detection:
     name: ClassVar[str] = "detection"
     version: ClassVar[int] = 3  # 3: boxes are clipped to the image, whose size is kept; 2: maps of five depths
     needs: ClassVar[frozenset[str]] = frozenset({"dense"})
+    reference_kinds: ClassVar[Mapping[str, str]] = REFERENCE_KINDS
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
         """The literals of a preset, those of papers as "published". Raises UserError for an unknown one."""
@@ -80,18 +82,8 @@ class Detection:
         return Predictions(uids, patients, arrays, {"classes": data.source.box_classes}, skipped)
 
     def score(self, predictions: Predictions, protocol: Protocol, weights: Array) -> Mapping[str, Array]:
-        """What `detection_scores` gives, (R,) each, and MGCA's "map40_75_mgca_filtered" for a protocol that states its
-        confidence threshold "filtered_confidence".
-
-        Args:
-            weights: (R, N), how often each row counts.
-        """
-        rows = (predictions.arrays["detections"], predictions.arrays["truth"], predictions.names["classes"], weights)
-        made = detection_scores(*rows)
-        threshold = dict(protocol.settings).get("filtered_confidence")
-        if threshold is not None:
-            made["map40_75_mgca_filtered"] = filtered_map(*rows, confidence=float(threshold))
-        return made
+        """As tasks.scoring.score_detection."""
+        return score_detection(predictions, protocol, weights)
 
     def degenerate(self, predictions: Predictions, protocol: Protocol) -> bool:
         """True where no image has a detection, or all images have the same ones."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.features import FrozenMaps
+from benchmark.features import FrozenMaps, halving
 from benchmark.features_trained import Finetuned, TrainedEncoder, TrainedMaps
 from benchmark.repro import seeded
 from benchmark.types import Predictions, Protocol, Record
@@ -18,7 +18,7 @@ from tasks.detection_rows import Array, has_area, image_sizes, padded, rows_with
 from tasks.heads.box_head import BoxHead
 from tasks.heads.detectors import build_head
 from tasks.heads.epochs import EpochSchedule, schedule_of
-from tasks.heads.fit import Maps, Schedule, dense_problem, in_chunks, names_of
+from tasks.heads.fit import Maps, Schedule, dense_problem, names_of
 from tasks.heads.loop import fit
 
 if TYPE_CHECKING:
@@ -114,9 +114,8 @@ class Detector:
     def _detect(self, maps: Maps, records: Records) -> Array:
         """As `predict`; boxes that lie outside the image are left out."""
         context, made = self.context, []
-        chunks = list(in_chunks(len(records), context.batch_size))
-        for rows in context.bar(chunks, "detect", len(chunks)):
-            for record, found in zip([records[row] for row in rows], self.head.predict(maps.batch(rows))):
+        for rows, boxes in halving(len(records), context, lambda rows: self.head.predict(maps.batch(rows)), "detect"):
+            for record, found in zip([records[row] for row in rows], boxes):
                 geometry = self.data.geometry(record, self.method.input, context)
                 found[:, :4] = geometry.boxes_to_original(found[:, :4])
                 made.append(found[has_area(found)])

@@ -1,9 +1,9 @@
 """Retrieval of images by a query of one class, as on ConVIRT's CheXpert 8x200: image-image and text-image.
 
 A candidate is right when its label of the query's class is 1, whatever else it has. Rows are queries; those in words are units
-of their own where intervals are drawn. Arrays: targets (N,) int64, the class; precision (N, 4) at DEPTHS, nan where there are
-fewer candidates, and ap (N,) average precision, both expected over ties; ties (N,) int64, candidates that share the best score;
-right (N, 2) int64, how many candidates are right, and how many there are.
+of their own where intervals are drawn. Arrays: targets (N,) int64, the class; precision (N, 4) at QUERY_DEPTHS, nan where
+there are fewer candidates, and ap (N,) average precision, both expected over ties; ties (N,) int64, candidates that share the
+best score; right (N, 2) int64, how many candidates are right, and how many there are.
 """
 
 from __future__ import annotations
@@ -23,14 +23,8 @@ from benchmark.errors import Unavailable, UserError
 from benchmark.features import embed_towers
 from benchmark.types import Predictions, Protocol, Record
 from tasks.classes import of_protocol
+from tasks.scoring import QUERY_DEPTHS
 from tasks.similarity import similarities
-
-DEPTHS = (1, 5, 10, 50)
-
-
-def asks_by_query(protocol: Protocol) -> bool:
-    """Whether a retrieval protocol is of this kind."""
-    return bool(protocol.setting("match") == "query class")
 
 
 def needs(protocol: Protocol) -> frozenset[str]:
@@ -69,17 +63,6 @@ def run(method: Any, data: Dataset, protocol: Protocol, context: Context) -> Pre
         scores = similarities(method, data, candidates, texts, kind, context).T[columns]
     with context.meter.phase("predict"):
         return _predictions(queries, candidates, scores, data.classes, skipped)
-
-
-def score(predictions: Predictions, weights: metrics.Array) -> Mapping[str, metrics.Array]:
-    """precision@K and map over the queries, and precision@10/<class>."""
-    arrays = predictions.arrays
-    found = {f"precision@{k}": metrics.mean(values, weights) for k, values in zip(DEPTHS, arrays["precision"].T, strict=True)}
-    found["map"] = metrics.mean(arrays["ap"], weights)
-    for label, name in enumerate(predictions.names["classes"]):
-        own = np.where(arrays["targets"] == label, arrays["precision"][:, DEPTHS.index(10)], np.nan)
-        found[f"precision@10/{name}"] = metrics.mean(own, weights)
-    return found
 
 
 def references(predictions: Predictions) -> Mapping[str, Predictions]:
@@ -134,7 +117,7 @@ def _image_scores(
 def _measures(scores: NDArray[Any], right: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
     """Of one query, (1, C) each."""
     return {
-        "precision": np.stack([metrics.precision_at(k, scores, right) for k in DEPTHS], axis=1),
+        "precision": np.stack([metrics.precision_at(k, scores, right) for k in QUERY_DEPTHS], axis=1),
         "ap": metrics.expected_average_precision(scores, right),
         "ties": (scores == scores.max(axis=1, keepdims=True)).sum(axis=1),
         "right": np.array([[right.sum(), right.size]]),

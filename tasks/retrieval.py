@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,14 +18,14 @@ from benchmark.errors import Unsupported
 from benchmark.features import embed_images, embed_texts
 from benchmark.types import Features, Predictions, Protocol, Record, digest
 from tasks import class_match, query_match
+from tasks.degenerate import REFERENCE_KINDS
 from tasks.protocols import RETRIEVAL
 from tasks.published import retrieval as published
 from tasks.ranking import BlockScores, Floats, Ints, Part, PooledScores, Scores, rank
+from tasks.scoring import DIRECTIONS, asks_by_query, by_pair, score_retrieval
 
 CONTROLLED = 10_000  # pairs at most that are ranked by a wrong pairing too
 PROBED = 64  # rows by which a method's similarity is compared with the inner product
-RECALLS = (1, 5, 10)
-DIRECTIONS = ("i2t", "t2i")
 
 
 class Retrieval:
@@ -41,6 +40,7 @@ class Retrieval:
     name: ClassVar[str] = "retrieval"
     version: ClassVar[int] = 3  # 3: reciprocal ranks
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    reference_kinds: ClassVar[Mapping[str, str]] = REFERENCE_KINDS
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
         """The same at every preset; those of papers as "published"."""
@@ -48,13 +48,13 @@ class Retrieval:
 
     def needs_of(self, protocol: Protocol) -> frozenset[str]:
         """Text, but for images that are found by images."""
-        return query_match.needs(protocol) if query_match.asks_by_query(protocol) else self.needs
+        return query_match.needs(protocol) if asks_by_query(protocol) else self.needs
 
     def check(self, data: Dataset, protocol: Protocol) -> None:
         """Raises Unsupported without two test pairs, or with fewer than a pool holds, or where the protocol's classes lack."""
         if protocol.setting("match") == "class":
             return class_match.check(data, protocol)
-        if query_match.asks_by_query(protocol):
+        if asks_by_query(protocol):
             return query_match.check(data, protocol)
         pairs, pool = len(_pairs(data, protocol)), protocol.setting("pool")
         if pairs < 2:
@@ -66,7 +66,7 @@ class Retrieval:
         """Ranks every test pair against the whole gallery, or against its pools."""
         if protocol.setting("match") == "class":
             return class_match.run(method, data, protocol, context)
-        if query_match.asks_by_query(protocol):
+        if asks_by_query(protocol):
             return query_match.run(method, data, protocol, context)
         records, skipped = data.readable(_pairs(data, protocol), method.input, context)
         texts = data.texts(records, protocol.text)
@@ -79,35 +79,8 @@ class Retrieval:
             return _predictions(records, _scores(method, images, reports, records, owner), owner, protocol, skipped)
 
     def score(self, predictions: Predictions, protocol: Protocol, weights: metrics.Array) -> Mapping[str, metrics.Array]:
-        """i2t_ and t2i_ recall@K, median and mean rank, MRR; recall@K (mean of both), rsum (percent), the shuffled control.
-
-        MRR is MAP where one candidate is right: everywhere but for a text that several images share, where texts are merged.
-        """
-        if protocol.setting("match") == "class":
-            return class_match.score(predictions, weights)
-        if query_match.asks_by_query(protocol):
-            return query_match.score(predictions, weights)
-        found: dict[str, metrics.Array] = {}
-        arrays = predictions.arrays
-        by_direction = {"i2t": weights, "t2i": weights * arrays["t2i_share"]}
-        for direction, weight in by_direction.items():
-            counts = arrays[direction]
-            ranks = _by_pair(counts, metrics.expected_rank)
-            for k in RECALLS:
-                found[f"{direction}_recall@{k}"] = metrics.mean(_by_pair(counts, partial(metrics.recall_at, k)), weight)
-            found[f"{direction}_median_rank"] = metrics.median(ranks, np.where(np.isnan(ranks), 0, weight))
-            found[f"{direction}_mean_rank"] = metrics.mean(ranks, weight)
-            found[f"{direction}_mrr"] = metrics.mean(_by_pair(counts, metrics.expected_reciprocal_rank), weight)
-        for k in RECALLS:
-            found[f"recall@{k}"] = (found[f"i2t_recall@{k}"] + found[f"t2i_recall@{k}"]) / 2
-        found["rsum"] = 200 * sum((found[f"recall@{k}"] for k in RECALLS), np.zeros(len(weights)))
-        if "shuffled_i2t" in arrays:
-            shuffled = [
-                metrics.mean(_by_pair(arrays[f"shuffled_{direction}"], partial(metrics.recall_at, 10)), weight)
-                for direction, weight in by_direction.items()
-            ]
-            found["control_shuffled_recall@10"] = (shuffled[0] + shuffled[1]) / 2
-        return found
+        """As tasks.scoring.score_retrieval."""
+        return score_retrieval(predictions, protocol, weights)
 
     def references(self, predictions: Predictions, data: Dataset, protocol: Protocol) -> Mapping[str, Predictions]:
         """Random ranking of this pool, the training split's most frequent reports first, and an oracle of the true labels.
@@ -116,7 +89,7 @@ class Retrieval:
         """
         if protocol.setting("match") == "class":
             return class_match.references(predictions, data, protocol)
-        if query_match.asks_by_query(protocol):
+        if asks_by_query(protocol):
             return query_match.references(predictions)
         uids = set(predictions.uids)
         records = [record for record in _pairs(data, protocol) if record.uid in uids]
@@ -142,9 +115,9 @@ class Retrieval:
         """True where half of the queries tie with most of the pool: a collapsed encoder."""
         if protocol.setting("match") == "class":
             return class_match.degenerate(predictions)
-        if query_match.asks_by_query(protocol):
+        if asks_by_query(protocol):
             return query_match.degenerate(predictions)
-        tied = _by_pair(predictions.arrays["i2t"], lambda _above, ties, _right: ties)
+        tied = by_pair(predictions.arrays["i2t"], lambda _above, ties, _right: ties)
         pool = protocol.setting("pool")
         others = (len(tied) if pool == "full" else pool) - 1
         return bool(others > 1 and np.nanmedian(tied) > others / 2)
@@ -210,15 +183,6 @@ def pools(uids: Sequence[str] | NDArray[np.str_], size: int, draw: int) -> list[
     """Row numbers of as many pools of this size as N pairs give, in an order of the uids that the draw's number decides."""
     order = np.array(sorted(range(len(uids)), key=lambda row: digest(["pool", draw, str(uids[row])], 32)), np.int64)
     return [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
-
-
-def _by_pair(counts: Ints, measure: Callable[..., metrics.Array]) -> metrics.Array:
-    """(N,) a measure of `Ranks`; with pools the mean over the draws that took the pair, nan where none did."""
-    if counts.ndim == 2:
-        return measure(*counts.T)
-    values = np.where(counts[..., 0] < 0, np.nan, measure(*np.maximum(counts, 0).reshape(-1, 3).T).reshape(counts.shape[:2]))
-    drawn = ~np.isnan(values)
-    return np.where(drawn.any(axis=1), np.nansum(values, axis=1) / np.maximum(drawn.sum(axis=1), 1), np.nan)
 
 
 def wrong_pairing(groups: Ints) -> Ints:

@@ -14,7 +14,7 @@ from benchmark import metrics
 from benchmark.data.geometry import IGNORE
 from benchmark.data.transform_masks import turn_and_zoom
 from benchmark.errors import ImageError, UserError
-from benchmark.features import FrozenMaps
+from benchmark.features import FrozenMaps, halving
 from benchmark.features_trained import Finetuned, TrainedEncoder, TrainedMaps
 from benchmark.repro import seed_of, seeded
 from benchmark.types import Predictions, Protocol, Record
@@ -94,10 +94,12 @@ class Segmenter:
         maps = self._maps(records)
         names = data.source.mask_names
         kept, counts, lost = [], [], list(skipped)
-        chunks = list(in_chunks(len(records), context.batch_size))
+
+        def chances_of(rows: range) -> Any:
+            return torch.sigmoid(self.head(maps.batch(rows), self._size)).cpu().numpy()  # (B, M, S, S)
+
         with context.meter.phase("predict"):
-            for rows in context.bar(chunks, "segment test", len(chunks)):
-                chances = torch.sigmoid(self.head(maps.batch(rows), self._size)).cpu().numpy()  # (B, M, S, S)
+            for rows, chances in halving(len(records), context, chances_of, "segment test"):
                 batch = [records[row] for row in rows]
                 metrics.require_finite(chances, names_of(batch)[0])
                 for record, chance in zip(batch, chances):

@@ -21,10 +21,12 @@ from benchmark.features import embed_images, embed_texts
 from benchmark.types import Features, Predictions, Protocol, Record
 from tasks import multiclass
 from tasks.classes import of_protocol
+from tasks.degenerate import REFERENCE_KINDS
 from tasks.labels import LabelScores, check_labels, label_predictions, labelled_rows
 from tasks.prompts import PROMPT_SETS
 from tasks.protocols import ZERO_SHOT
 from tasks.published import zeroshot as published
+from tasks.scoring import asks_for_one_class, score_zeroshot
 
 
 class ZeroShot(LabelScores):
@@ -36,6 +38,7 @@ class ZeroShot(LabelScores):
     name: ClassVar[str] = "zeroshot"
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    reference_kinds: ClassVar[Mapping[str, str]] = REFERENCE_KINDS
 
     def protocols(self, preset: str) -> tuple[Protocol, ...]:
         """The same at every preset; those of papers as "published"."""
@@ -43,14 +46,14 @@ class ZeroShot(LabelScores):
 
     def check(self, data: Dataset, protocol: Protocol) -> None:
         """Raises Unsupported where a class is lacking, or no test row has a known label, or exactly one class."""
-        if multiclass.asks_for_one_class(protocol):
+        if asks_for_one_class(protocol):
             multiclass.check(data, protocol)
         else:
             check_labels(of_protocol(data, protocol), protocol, ("test",))
 
     def run(self, method: Any, data: Dataset, protocol: Protocol, fraction: float, context: Context) -> Predictions:
         """Scores of the test rows; thresholds come from the validation rows."""
-        if multiclass.asks_for_one_class(protocol):
+        if asks_for_one_class(protocol):
             return multiclass.run(method, data, protocol, context)
         data = of_protocol(data, protocol)
         sides = self._prompt_features(method, data, protocol, context)
@@ -68,31 +71,18 @@ class ZeroShot(LabelScores):
         return replace(found, arrays={**found.arrays, "template_scores": alone})
 
     def score(self, predictions: Predictions, protocol: Protocol, weights: metrics.Array) -> Mapping[str, metrics.Array]:
-        """As metrics.multilabel, or metrics.multiclass where one class is the answer.
-
-        auroc_prompt_spread: the sample standard deviation of the macro AUROC over the templates, each used alone.
-        """
-        if multiclass.asks_for_one_class(protocol):
-            return multiclass.score(predictions, weights)
-        found = dict(super().score(predictions, protocol, weights))
-        if "template_scores" in predictions.arrays:
-            targets, columns = predictions.arrays["targets"], range(len(predictions.names["classes"]))
-            areas = [
-                metrics.macro([metrics.auroc(scores[:, k], targets[:, k], weights) for k in columns])
-                for scores in predictions.arrays["template_scores"].transpose(1, 0, 2)
-            ]
-            found["auroc_prompt_spread"] = np.std(areas, axis=0, ddof=1)
-        return found
+        """As tasks.scoring.score_zeroshot."""
+        return score_zeroshot(predictions, protocol, weights)
 
     def references(self, predictions: Predictions, data: Dataset, protocol: Protocol) -> Mapping[str, Predictions]:
         """Majority class and all positive; uniform guess and majority class where one class is the answer."""
-        if multiclass.asks_for_one_class(protocol):
+        if asks_for_one_class(protocol):
             return multiclass.references(predictions, data, protocol)
         return super().references(predictions, of_protocol(data, protocol), protocol)
 
     def degenerate(self, predictions: Predictions, protocol: Protocol) -> bool:
         """True where no class has two different scores, or where every row gets the same one class."""
-        if multiclass.asks_for_one_class(protocol):
+        if asks_for_one_class(protocol):
             return multiclass.degenerate(predictions)
         return super().degenerate(predictions, protocol)
 

@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
 from benchmark.__main__ import main
 from benchmark.comparison import compare
 from benchmark.errors import UserError
-from benchmark.store import Store
-from benchmark.types import Metric, Predictions, RunResult, RunSpec
-from tasks import TASKS
+from benchmark.types import Cost, RunResult
+from tests.finished import finish, predictions_of
 
 
-def save(out: Path, method: str, noise: float, patients: int = 60, title: str = "", hash_: str = "") -> None:
+def save(
+    out: Path, method: str, noise: float, patients: int = 60, title: str = "", hash_: str = "", **changes: Any
+) -> RunResult:
     """A finished zero-shot cell whose scores are the truth plus noise."""
-    protocol = TASKS.load("zeroshot")().protocols("quick")[0]
-    spec = RunSpec(
-        method=method, method_version=1, config={"noise": noise}, weights="seed", task="zeroshot", task_version=1,
-        protocol=protocol.name, protocol_hash=hash_ or protocol.hash, dataset="toy", dataset_version="1",
-        splits={"test": str(patients)}, label_fraction=1.0, seed=0, eval_seed=0, precision="fp32",
-    )  # fmt: skip
-    generator = np.random.default_rng(7)
-    targets = (generator.random((2 * patients, 1)) < 0.5).astype(float)
-    scores = targets + noise * generator.normal(size=targets.shape)
-    names = np.array([f"p{row // 2:03d}" for row in range(2 * patients)])
-    uids = np.array([f"{name}-{row % 2}" for row, name in enumerate(names)])
-    arrays = {"scores": scores, "predicted": (scores > 0.5).astype(float), "targets": targets}
-    store = Store(out)
-    sha256 = store.save_predictions(spec.key, Predictions(uids, names, arrays, {"classes": ("Edema",)}))
-    result = RunResult(
-        key=spec.key, status="ok", spec=spec, title=title or method, primary="auroc", metrics={"auroc": Metric(0.5)},
-        predictions=sha256,
-    )  # fmt: skip
-    store.save(result)
+    of_hash = {"protocol_hash": hash_} if hash_ else {}
+    config = {"noise": noise}
+    return finish(out, method, predictions_of(noise, patients), title=title or method, config=config, **of_hash, **changes)
 
 
 def test_a_better_method_is_told_from_noise_and_equal_ones_are_not(tmp_path: Path) -> None:
@@ -87,3 +72,48 @@ def test_the_table_says_whether_the_interval_excludes_zero(tmp_path: Path, capsy
     save(tmp_path, "bad", 3.0)
     assert main(["compare", "good", "bad", "--out", str(tmp_path), "--draws", "100"]) == 0
     assert "excludes 0" in capsys.readouterr().out
+
+
+def test_two_folders_are_compared_method_by_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, noise in (("a", 0.5), ("b", 1.0)):
+        save(tmp_path / folder, "mine", noise)
+        save(tmp_path / folder, "other", 2 * noise)
+    rows, _ = compare(tmp_path, str(tmp_path / "a"), str(tmp_path / "b"), "", 100)
+    assert [row.titles for row in rows] == [("mine", "mine"), ("other", "other")]
+    assert all(row.difference.value is not None and row.difference.value > 0 for row in rows)
+    assert rows[0].differs == ("config.noise: 0.5 | 1.0",)
+    (one,), _ = compare(tmp_path, f"{tmp_path / 'a'}:mine", f"{tmp_path / 'b'}:other", "", 50)
+    assert "method: mine | other" in one.differs
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--draws", "50"]) == 0
+    assert "config.noise: 1.0 | 2.0" in capsys.readouterr().out
+    save(tmp_path / "c", "third", 1.0)
+    with pytest.raises(UserError, match="share no finished method"):
+        compare(tmp_path, str(tmp_path / "a"), str(tmp_path / "c"), "", 10)
+
+
+def test_seeds_are_one_line(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        finish(tmp_path, "two", predictions_of(0.5, seed=seed), seed=seed)
+    save(tmp_path, "one", 2.0)
+    ((row,), _) = compare(tmp_path, "two", "one", "", 100)
+    assert row.seeds == "0,1 | 0"
+    alone = [
+        compare(tmp_path, key, "one", "", 0)[0][0].first for key in sorted(p.stem for p in (tmp_path / "results").glob("*"))
+    ]
+    assert row.first in [pytest.approx((a + b) / 2) for a in alone for b in alone if a is not None and b is not None]
+
+
+def test_costs_are_ratios_and_those_of_other_devices_are_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cost = Cost(seconds={"fit": 3.0, "predict": 1.0}, peak_allocated_mib=200.0, device="H100")
+    save(tmp_path, "slow", 0.5, cost=cost)
+    save(tmp_path, "fast", 0.5, cost=Cost(seconds={"fit": 2.0}, peak_allocated_mib=100.0, device="H100"))
+    save(tmp_path, "laptop", 0.5, cost=Cost(seconds={"fit": 8.0}, device="cpu"))
+    ((row,), _) = compare(tmp_path, "slow", "fast", "", 0)
+    assert {name: (ratio.value, ratio.marked) for name, ratio in row.costs.items()} == {
+        "evaluation": (2.0, False), "memory": (2.0, False),
+    }  # fmt: skip
+    ((row,), _) = compare(tmp_path, "slow", "laptop", "", 0)
+    assert set(row.costs) == {"evaluation"}
+    assert row.costs["evaluation"].marked
+    assert main(["compare", "slow", "laptop", "--out", str(tmp_path), "--draws", "20"]) == 0
+    assert "x0.50*" in capsys.readouterr().out

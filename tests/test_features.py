@@ -136,3 +136,30 @@ def test_the_same_rows_are_encoded_once_and_the_time_is_told_again(setup: Setup)
     assert context.notes["features_reused"] is True
     assert len(embed_images(counted, setup.data, rows[:3], context).pooled) == 3  # other rows are other features
     assert counted.calls == 3
+
+
+@pytest.mark.parametrize("task", ["segmentation", "detection"])
+def test_dense_predictions_are_the_same_when_memory_runs_out_among_them(
+    task: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "MAP_BUDGET", 0)  # maps are made anew, as for a large set
+    assert command.run("random", task) == 0
+    expected = command.results()
+    real, most = Random.feature_maps, 4  # the batch that heads are fitted on here
+
+    def hungry(self: Random, images: Tensor) -> tuple[Tensor, ...]:
+        if len(images) > most:
+            raise torch.OutOfMemoryError("as if")
+        found: tuple[Tensor, ...] = real(self, images)
+        return found
+
+    monkeypatch.setattr(Random, "feature_maps", hungry)
+    monkeypatch.setattr("benchmark.store.Store.finished", lambda self, key: None)
+    assert command.run("random", task) == 0
+    found = command.results()
+    assert {result.notes["batch_size_after_out_of_memory"] for result in found} <= {1, 2, 3, 4}
+    assert len(found) == len(expected) > 0
+    for result, before in zip(found, expected, strict=True):
+        assert result.status == "ok"
+        for name, metric in before.metrics.items():
+            assert result.metrics[name].value == pytest.approx(metric.value, abs=1e-6)

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from dataclasses import fields, replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ import pytest
 import leaderboards
 from benchmark.types import Cost, Metric, RunResult, RunSpec, plain
 from leaderboards import csv_table, latex, markdown, schema
-from leaderboards.html_tags import cell
 from leaderboards.rows import first_line
 from leaderboards.text import count, duration, gib, number
 
@@ -310,14 +308,12 @@ def test_the_line_of_an_error_that_says_what_happened() -> None:
 
 def test_gpu_figures_are_a_dash_on_a_cpu_and_never_zero() -> None:
     (row,) = rows_of(result())
-    groups = groups_of(result())
-    (entry,) = groups[0].entries
+    (entry,) = groups_of(result())[0].entries
     cells = dict(zip(leaderboards.text.COLUMNS, leaderboards.text.cells(entry)[2:]))
     assert (cells["GPU GiB"], cells["Host MiB"], cells["GMACs"], cells["Pretraining"]) == ("—", "900", "—", "—")
     (line,) = csv.DictReader(io.StringIO(csv_table.csv_table([row])))
     assert (line["peak_allocated_mib"], line["peak_host_mib"], line["gmacs"]) == ("", "900.0", "")
     assert "0.88 host" in leaderboards.terminal_table([row])
-    assert ">—</td>" in leaderboards.render.html_page(groups, ())
 
 
 def test_gpu_figures_name_all_three_peaks() -> None:
@@ -358,7 +354,7 @@ def test_phantom_groups_carry_a_banner_in_every_format(tmp_path: Path) -> None:
     text = board(save(tmp_path, result(), real))
     assert text["md"].count(banner) == 1
     assert text["tex"].count(banner) == 1
-    assert text["html"].count(f'class="warn">{banner}') == 1
+    assert banner in text["html"]
     assert [group["banners"] for group in json.loads(text["json"])["groups"]] == [[], [banner]]
     assert banner in leaderboards.terminal_table(rows_of(result()))
     assert banner not in leaderboards.terminal_table(rows_of(real))
@@ -465,23 +461,6 @@ def test_terminal_table_fits_and_groups() -> None:
 # ------------------------------------------------------------------------------------------------ hostile names
 
 
-class Page(HTMLParser):
-    """Tags and text of a page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.words: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-
 def hostile(name: str) -> RunResult:
     """Every text of a result is the given name."""
     key = name.replace("\ud800", "")  # a lone half of a pair cannot be hashed, so no spec has one
@@ -494,20 +473,10 @@ def hostile(name: str) -> RunResult:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_name_stays_text_on_the_page(tmp_path: Path, name: str) -> None:
-    plain_page, page = Page(), Page()
-    plain_page.feed(board(save(tmp_path / "plain", hostile("name")))["html"])
-    page.feed(board(save(tmp_path / "hostile", hostile(name)))["html"])
-    assert page.tags == plain_page.tags
-    assert [key for key, _ in page.attributes] == [key for key, _ in plain_page.attributes]
-    assert leaderboards.text.clean(name) in page.words
-
-
-@pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_name_keeps_the_shape_of_the_tables(tmp_path: Path, name: str) -> None:
     text = board(save(tmp_path, hostile(name), replace(bare("failed", name, method="x"), title=name)))
-    lines = [line for line in text["md"].splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {14}
+    tables = [part.splitlines() for part in text["md"].split("\n\n") if part.startswith("|")]
+    assert all(len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1 for table in tables)
     assert not re.search(r"<\w", text["md"])
     assert {len(line) for line in csv.reader(io.StringIO(text["csv"]))} == {len(next(csv.reader(io.StringIO(text["csv"]))))}
     for line in csv.reader(io.StringIO(text["csv"])):
@@ -531,44 +500,9 @@ def test_escapes_of_each_format() -> None:
     assert markdown.escape("a|b*c_d`e<f>&\\") == r"a\|b\*c\_d\`e&lt;f&gt;&amp;" + "\\\\"
     assert latex.escape("&%$#_{}~^\\") == r"\&\%\$\#\_\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}"
     assert latex.escape("--out ---") == "-{}-out -{}-{}-"
-    assert cell("<a href=\"x\" id='y'>&\n") == "&lt;a href=&quot;x&quot; id=&#x27;y&#x27;&gt;&amp; "
 
 
 # ------------------------------------------------------------------------------------------------ page and board
-
-
-def test_the_page_fetches_nothing_and_runs_only_its_own_script(tmp_path: Path) -> None:
-    text = board(save(tmp_path, *SAMPLES))["html"]
-    page = Page()
-    page.feed(text)
-    policy = next(value or "" for key, value in page.attributes if key == "content" and value and "default-src" in value)
-    assert "default-src 'none'" in policy
-    assert "unsafe" not in policy
-    assert page.tags.count("script") == page.tags.count("style") == 1
-    assert not {"link", "img", "iframe", "object", "form"} & set(page.tags)
-    links = [value or "" for key, value in page.attributes if key in ("href", "src")]
-    assert links
-    assert all(link.startswith("#") for link in links)
-    assert "http://" not in text
-    assert "https://" not in text
-    assert not [key for key, _ in page.attributes if key.startswith("on") or key == "style"]
-    anchors = {f"#{value}" for key, value in page.attributes if key == "id"}
-    assert set(links) <= anchors
-
-
-def test_details_hold_spec_environment_command_and_predictions(tmp_path: Path) -> None:
-    page = Page()
-    page.feed(board(save(tmp_path, result()))["html"])
-    for text in (
-        "f" * 64,
-        "python -m benchmark run --method mcr --task retrieval",
-        "0123456789abcdef",
-        "2.13.0",
-        "stream",
-        "predict time",
-    ):
-        assert text in page.words, text
-    assert page.tags.count("details") == 1
 
 
 def test_no_results_give_a_friendly_sentence_in_every_format(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from benchmark.types import Predictions, Record
 from tasks import query_match
 from tasks.published.retrieval import PROTOCOLS
 from tasks.retrieval import Retrieval
+from tasks.scoring import QUERY_DEPTHS
 from tests.conftest import TINY, TRAINED, Command
 from tests.replicas import chexpert
 
@@ -60,7 +61,7 @@ def test_measures_equal_a_walk_down_the_list(seed: int, own: bool) -> None:
     for query, name in enumerate(classes):
         order = [place for place in np.argsort(-scores[query]) if not own or place != query]
         hits = np.array([labels[place, name] == 1 for place in order])
-        for k in query_match.DEPTHS:
+        for k in QUERY_DEPTHS:
             expected.setdefault(f"precision@{k}", []).append(hits[:k].mean())
         expected.setdefault("map", []).append((hits.cumsum() / np.arange(1, len(hits) + 1))[hits].mean())
     for name, parts in expected.items():
@@ -82,7 +83,7 @@ def test_a_collapsed_encoder_scores_the_share_of_right_candidates_and_is_flagged
     flat = predictions(np.zeros_like(scores), labels, classes)
     share = np.mean([(labels[:, name] == 1).mean() for name in classes])
     found = values(flat)
-    assert [found[f"precision@{k}"] for k in query_match.DEPTHS] == pytest.approx([share] * 4)
+    assert [found[f"precision@{k}"] for k in QUERY_DEPTHS] == pytest.approx([share] * 4)
     (row,) = Retrieval().references(flat, None, IMAGE).values()  # type: ignore[arg-type]
     assert values(row) == pytest.approx(found, nan_ok=True)
     assert Retrieval().degenerate(flat, IMAGE)

@@ -37,6 +37,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="images at once at inference (default: 64)")
     parser.add_argument("--workers", type=int, default=_cores(), help="processes that decode images (default: %(default)s)")
     parser.add_argument("--no-progress", action="store_true", help="no progress bars")
+    parser.add_argument("--track", default="", metavar="NAME[,NAME]",
+                        help="pretraining live in tensorboard, trackio or wandb (default: log.jsonl alone)")  # fmt: skip
 
 
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +67,7 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
     """The typed request. Raises UserError for a value that cannot be read."""
     from benchmark.options import parse_settings
     from benchmark.plan import RunOptions
+    from benchmark.tracking import tracker_names
 
     for name in ("batch_size", "draws", "workers"):
         if getattr(arguments, name, 1) < (1 if name == "batch_size" else 0):
@@ -96,6 +99,8 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
         out=arguments.out,
         settings=parse_settings(arguments.settings),
         progress=not arguments.no_progress,
+        track=tracker_names(arguments.track),
+        only=_names(arguments.only, "only") if getattr(arguments, "only", "") else (),
         command=f"python -m benchmark {shlex.join(sys.argv[1:])}",
     )
 

@@ -1,4 +1,4 @@
-"""look up the published numbers, or check the files that hold them
+"""look up published numbers or check their files; send results and add those of others; averages over tasks
 
 Needs neither torch nor a GPU.
 """
@@ -7,10 +7,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmark.store import Store
 
 EXAMPLES = """examples:
   python -m benchmark leaderboard published --method prior
   python -m benchmark leaderboard published --dataset chexpert --task classification
+  python -m benchmark leaderboard pack 0123456789abcdef       one file of a result and its predictions, to send
+  python -m benchmark leaderboard add mcr.json --out runs     checks it against its predictions and writes the board again
+  python -m benchmark leaderboard average --method mcr,clip   means over the tasks that both have, with the formula
   python -m benchmark leaderboard check                       the numbers that come with the package
   python -m benchmark leaderboard check my-paper.csv          one file before it is added; docs/published.md says how
 """
@@ -28,11 +35,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown.add_argument("--kind", default="", help="paper, readme, reprint, 'second hand' or aggregator")
     checked = _action(actions, "check", "check a folder or a file of published numbers; exit status 1 where something is wrong")
     checked.add_argument("folder", nargs="?", type=Path, default=None, help="default: the store of the package")
+    packed = _action(actions, "pack", "write a result and its predictions as one JSON file")
+    packed.add_argument("key", help="of the result; `report` and the page show it")
+    packed.add_argument("--to", type=Path, default=None, help="the file (default: KEY.json here)")
+    added = _action(actions, "add", "add packed results: their metrics are made again from their predictions")
+    added.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    averaged = _action(actions, "average", "means over tasks, over cells that all compared methods have")
+    averaged.add_argument("--method", default="", help="names or titles, separated by commas (default: all)")
+    for parser_ in (packed, added, averaged):
+        parser_.add_argument("--out", type=Path, default=Path("runs"), help="folder of results (default: runs)")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Prints the numbers, or what is wrong with them."""
-    return {"published": _published, "check": _check}[arguments.action](arguments)
+    """Does what the action says."""
+    actions = {"published": _published, "check": _check, "pack": _pack, "add": _add, "average": _average}
+    return actions[arguments.action](arguments)
 
 
 def _action(actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str) -> argparse.ArgumentParser:
@@ -73,3 +90,68 @@ def _check(arguments: argparse.Namespace) -> int:
     files = len({row.file for row in store.rows})
     print(f"{len(store.rows)} numbers in {files} files, {len(store.absent)} known gaps, {len(store.faults)} faults")
     return 1 if store.faults else 0
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from benchmark.store import Store, write
+    from benchmark.submission import pack
+
+    path = arguments.to or Path(f"{arguments.key}.json")
+    write(path, pack(Store(arguments.out), arguments.key))
+    print(path)
+    return 0
+
+
+def _add(arguments: argparse.Namespace) -> int:
+    from benchmark.cli.board import write_all
+    from benchmark.errors import UserError
+    from benchmark.store import Store
+
+    store, refused = Store(arguments.out), 0
+    for path in arguments.files:
+        try:
+            print(_add_one(store, path))
+        except UserError as error:
+            refused += 1
+            print(f"refused: {path.name} {error}")
+    if refused < len(arguments.files):
+        for path in write_all(arguments.out, 1000)[0].values():
+            print(path)
+    return 1 if refused else 0
+
+
+def _add_one(store: Store, path: Path) -> str:
+    """One sentence of what was added. Raises UserError in words that follow the file's name."""
+    from benchmark.errors import UserError
+    from benchmark.submission import add, checked, unpack
+    from leaderboards.schema import fault
+
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})") from error
+    value, data = unpack(text)
+    reason = fault(value)
+    if reason:
+        raise UserError(reason)
+    result = checked(value, data)
+    new, metric = add(store, result, data), result.metrics[result.primary].value
+    score = "undefined" if metric is None else f"{metric:.3f}"
+    verb = "added" if new else "was there already:"
+    return (
+        f"{verb} {result.key}: {result.spec.method}, {result.spec.protocol} on {result.spec.dataset}, {result.primary} {score}"
+    )
+
+
+def _average(arguments: argparse.Namespace) -> int:
+    from benchmark.errors import UserError
+    from leaderboards import group_rows, load, make_row
+    from leaderboards.averages import average_text, averages
+
+    results, _ = load(arguments.out / "results")
+    names = tuple(name for name in arguments.method.split(",") if name)
+    found = averages(group_rows(map(make_row, results)), names)
+    if not found:
+        raise UserError(f"{arguments.out} has no scores{f' of {arguments.method}' if names else ''}; see `report`")
+    print("\n\n".join(map(average_text, found)))
+    return 0

@@ -9,12 +9,14 @@ import argparse
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from benchmark.cli import launching
 from benchmark.cli.arguments import add_run_arguments, add_task_arguments, run_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from benchmark.data.dataset import Dataset
+    from benchmark.plan import RunOptions
     from benchmark.runner import Runner, Summary
     from benchmark.types import RunResult
 
@@ -27,6 +29,8 @@ EXAMPLES = """examples:
   python -m benchmark run --method mcr --data rsna,siim --data-root /data --split prior-5fold:0
   python -m benchmark run --method mcr --data chexpert --data-root /data --split my-list.csv --label-policy mgca
   python -m benchmark run --method all --task all --dry-run
+  python -m benchmark run --method all --task all --launcher local --jobs 4
+  python -m benchmark run --method all --task all --preset paper --launcher slurm --slurm partition=gpu --slurm gpus-per-node=1
 """
 
 
@@ -35,20 +39,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
     add_task_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the plan and run nothing")
+    launching.add_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Runs the cells and writes the board."""
     options = run_options(arguments)
-    from benchmark.runner import Runner
+    from benchmark.launch.collect import Collecting
     from methods import METHODS
     from tasks import TASKS
 
-    runner = Runner(options, METHODS, TASKS, report=_print_result)
+    runner = Collecting(options, METHODS, TASKS, report=_print_result)
     if arguments.dry_run:
         return _print_plan(runner)
-    summary = runner.run()
-    _print_board(options.out, summary)
+    if arguments.launcher == "slurm":
+        return launching.submit(arguments, runner)
+    summary = launching.run(arguments, runner) if arguments.launcher == "local" else runner.run()
+    if not options.only:  # a part of a run writes no board: others may be at work on the rest
+        _print_board(options, summary)
     unavailable = summary.of("unavailable") if "all" not in options.methods else []
     return 1 if summary.of("failed") or unavailable else 0
 
@@ -62,7 +70,8 @@ def _print_plan(runner: Runner) -> int:
         for cell in cells:
             spec = cell.spec
             state = "finished" if runner.store.finished(spec.key) else "to run"
-            pretrained = f"pretrain {cell.entrant.recipe.steps} steps" if cell.entrant.pretraining else spec.weights[:12]
+            steps = cell.entrant.recipe.steps
+            pretrained = f"pretrain {steps} steps: {spec.weights}" if cell.entrant.pretraining else spec.weights[:12]
             name = f"{spec.protocol}@{spec.protocol_hash}"
             rows.append((spec.method, spec.seed, pretrained, data.name, name, spec.label_fraction, spec.key, state))
     headers = ("method", "seed", "weights", "dataset", "protocol", "labels", "key", "state")
@@ -92,12 +101,13 @@ def _print_result(result: RunResult) -> None:
     print(f"{where}: {result.primary} {value}{interval}, {sum(result.cost.seconds.values()):.1f} s", flush=True)
 
 
-def _print_board(out: Any, summary: Summary) -> None:
+def _print_board(options: RunOptions, summary: Summary) -> None:
+    from benchmark.cli.board import write_all
     from benchmark.types import plain
-    from leaderboards import make_row, terminal_table, write_board
+    from leaderboards import make_row, terminal_table
 
     print()
-    paths = write_board(out)
+    paths, _ = write_all(options.out, options.draws, options.progress)
     print(terminal_table([make_row(plain(result)) for result in summary.results]))
     counts = Counter(result.status for result in summary.results if result.role == "method")
     print(f"\ncells: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}"

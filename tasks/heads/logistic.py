@@ -28,8 +28,10 @@ def fit_logistic(train: Labelled, val: Labelled, protocol: Protocol, context: Co
         Features (N, W) -> log-odds (N, K) float64.
     """
     on_device = context.device.type == "cuda" and train.features.size > LARGE
+    grid = [float(value) for value in protocol.setting("grid").split(",")]
+    context.notes["configurations_tried"] = len(grid)
     best, found = -np.inf, (np.zeros((0, 0)), np.zeros(0))
-    for penalty in (float(value) for value in protocol.setting("grid").split(",")):
+    for penalty in grid:
         weight, bias = solve_torch(train, penalty, context.device) if on_device else solve_scikit(train, penalty)
         area = float(np.nan_to_num(value_on(val.features @ weight.T + bias, val.labels, AREA), nan=0.5))
         if area > best:

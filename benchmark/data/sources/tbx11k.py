@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -96,11 +96,7 @@ def open_source(location: str, options: SourceOptions) -> Tbx11k:
         boxes |= drawn
     listed = [row["file_name"] for row in rows]
     rows = keep_where(rows, options.where, root / TABLES["train"])
-    read = [_record(root, row, tuple(boxes.get(row["file_name"], ()))) for row in rows]
-    there_are = {box.label for record in read for box in record.boxes or ()}
-    kinds = tuple(kind for kind in KINDS.values() if kind in there_are)
-    masks = dict.fromkeys(kinds, DRAWN)
-    records = tuple(record if record.boxes is None else replace(record, masks=masks) for record in read)
+    kinds, records = _with_masks([_record(root, row, tuple(boxes.get(row["file_name"], ()))) for row in rows])
     folders = [folder for folder in FOLDERS if (root / "imgs" / folder).is_dir()]
     there = {f"{folder}/{name}" for folder in folders for name in list_files(root, f"imgs/{folder}")}
     if there.isdisjoint(listed):
@@ -115,6 +111,14 @@ def open_source(location: str, options: SourceOptions) -> Tbx11k:
         flags=("patients-unknown", *partial_download((row["file_name"] for row in rows), listed, there)),
         known_counts={} if options.where else KNOWN_COUNTS,
     )  # fmt: skip
+
+
+def _with_masks(read: Sequence[Record]) -> tuple[tuple[str, ...], tuple[Record, ...]]:
+    """The kinds that have boxes, and the records with a mask of each where they are annotated."""
+    found = {box.label for record in read for box in record.boxes or ()}
+    kinds = tuple(kind for kind in KINDS.values() if kind in found)
+    masks = dict.fromkeys(kinds, DRAWN)
+    return kinds, tuple(record if record.boxes is None else replace(record, masks=masks) for record in read)
 
 
 def _table(path: Path) -> tuple[list[str], dict[str, list[Box]]]:

@@ -1,0 +1,35 @@
+"""`<out>/analysis.json`: subgroups, calibration, and the ranks and differences that `rows.with_standings` joins to groups."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+_PARTS = ("subgroups", "calibration")
+
+
+def read_analysis(out: Path) -> tuple[dict[str, Any] | None, str]:
+    """The analysis of a folder, and why it cannot be shown; (None, "") where there is none: its panels are then left out."""
+    path = out / "analysis.json"
+    if not path.is_file():
+        return None, ""
+    try:
+        found = json.loads(path.read_bytes().decode(), parse_constant=_refuse)
+    except (OSError, ValueError, RecursionError):
+        return None, "is not complete JSON; run `report` again"
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        return None, f"is not an analysis of schema {SCHEMA}; run `report` again"
+    if not isinstance(found.get("groups"), list) or not all(isinstance(found.get(name, {}), dict) for name in _PARTS):
+        return None, "lacks its groups, or holds other things than the schema says; run `report` again"
+    return found, ""
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def of_entry(mapping: object, keys: tuple[str, ...]) -> Any:
+    """What is told about the first key that anything is told about; None for none."""
+    return next((mapping[key] for key in keys if key in mapping), None) if isinstance(mapping, dict) else None
