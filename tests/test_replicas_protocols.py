@@ -35,10 +35,9 @@ NEVER = {  # of no replica as it splits itself: 1,000 pairs, and lists that a us
 
 def moment(protocol: Protocol) -> Protocol:
     """The literal with a narrow head and a fit that takes a moment."""
-    settings = tuple(
-        (name, MOMENT[name] if name in MOMENT and value is not None else value) for name, value in protocol.settings
-    )
-    return replace(protocol, settings=settings)
+    stated = {name: value for name, value in protocol.settings if value is not None}
+    changed = {name: value for name, value in MOMENT.items() if name in stated and _alike(value, stated[name])}
+    return replace(protocol, settings=tuple(sorted({**dict(protocol.settings), **changed}.items())))
 
 
 def _alike(value: Any, stated: Any) -> bool:
