@@ -23,10 +23,13 @@ _PROBE: dict[str, Scalar] = {
 }
 
 
-def _protocol(name: str, summary: str, version: int = 1, **settings: Scalar) -> Protocol:
+VERSIONS = dict.fromkeys(("probe-mgca-chexpert", "probe-gloria-chexpert", "probe-gloria-rsna"), 2)  # 2: split, label policy
+
+
+def _protocol(name: str, summary: str, **settings: Scalar) -> Protocol:
     return Protocol(
         name=name,
-        version=version,
+        version=VERSIONS.get(name, 1),
         task="classification",
         primary="auroc",
         fractions=FRACTIONS,
@@ -93,7 +96,6 @@ PROTOCOLS: tuple[Protocol, ...] = (
         **_MGCA,
         **MGCA_LABELS,
         split="mgca",
-        version=2,
     ),
     _protocol(
         "probe-mgca-rsna",
@@ -108,7 +110,6 @@ PROTOCOLS: tuple[Protocol, ...] = (
         **_GLORIA,
         **MGCA_LABELS,
         split="gloria",
-        version=2,
         learning_rate=1e-4,
         clip_norm=0.25,
     ),
@@ -118,7 +119,6 @@ PROTOCOLS: tuple[Protocol, ...] = (
         **_GLORIA,
         classes="Pneumonia",
         split="gloria",
-        version=2,
         learning_rate=5e-4,
         clip_norm=0.0,
     ),
