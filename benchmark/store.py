@@ -83,8 +83,8 @@ def alone(folder: Path) -> Iterator[None]:
         return
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
