@@ -138,9 +138,9 @@ class Runner:
                 self._take(cell, finished, data)
         refused = [(cell, refusal(cell, data)) for cell in pending]
         for cell, reason in refused:
-            if reason:
-                self._keep(self._result(cell, "unsupported", error=reason))
-        return [cell for cell, reason in refused if not reason]
+            if reason is not None:
+                self._keep(self._result(cell, reason[0], error=reason[1]))
+        return [cell for cell, reason in refused if reason is None]
 
     def _run_cell(self, cell: Cell, method: Any, record: Pretrained | None, data: Dataset, shared: Context) -> None:
         started = _now()
@@ -150,6 +150,7 @@ class Runner:
             notes=dict(shared.notes),
             eval_seed=cell.spec.eval_seed,
             batch_size=self.options.batch_size,
+            state=self.store.fit_path(cell.spec.key),
         )
         try:
             context.meter.start()
@@ -170,6 +171,7 @@ class Runner:
             )
             sha256 = self.store.save_predictions(cell.spec.key, predictions)
             self._keep(with_trivial_flag(replace(result, predictions=sha256), self._references(cell, data)))
+            self.store.fit_path(cell.spec.key).unlink(missing_ok=True)
         except Exception as error:  # noqa: BLE001
             context.meter.stop()
             self._keep(self._failure(cell, error, started))
