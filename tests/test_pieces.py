@@ -16,6 +16,7 @@ from benchmark import repro
 from benchmark.errors import UserError
 from benchmark.meter import Meter, host_peak_mib
 from benchmark.parts import Part, Tensors, is_separable
+from benchmark.training.blocks import blocks_of
 from benchmark.training.optimizers import optimizer_of
 from benchmark.training.pieces import Pieces
 from benchmark.training.trainer import Trainer
@@ -89,6 +90,16 @@ def test_a_subclass_with_another_loss_is_no_longer_separable() -> None:
 
     kinds = (CLIP, Other, Both, torch.nn.Linear)
     assert [is_separable(kind.__new__(kind)) for kind in kinds] == [True, False, True, False]
+
+
+def test_a_trained_method_has_its_own_blocks_again(cache: Path) -> None:
+    setup = Setup(cache, "clip", ("gradient_checkpointing=true",))
+    method = setup.method()
+    trainer = Trainer(method, setup.recipe, torch.device("cpu"))
+    block = blocks_of(method)[0]
+    assert "forward" in vars(block)
+    trainer.finish()
+    assert "forward" not in vars(block)
 
 
 @pytest.mark.parametrize("name", ["clip", "simclr", "prior"])
