@@ -179,8 +179,7 @@ def _check_values(config: Any, recipe: Recipe) -> None:
         "warmup": (0, 1), "clip_norm": (0, inf), "augment": (0, 2),
         "micro_batch": (0, inf), "average": (0, 0.9999999), "layer_decay": (0.01, 1), "buckets": (0, inf),
     }  # fmt: skip
-    if recipe.schedule not in ("cosine", "linear", "constant"):
-        falls(recipe.schedule)
+    falls(recipe.schedule)
     for name, (low, high) in limits.items():
         if not low <= getattr(recipe, name) <= high:
             raise UserError(
