@@ -112,8 +112,8 @@ def _group(analyst: Analyst, group: Any) -> dict[str, Any]:
         _into(entries, entry, line)
     for entry, corrected in zip(methods[1:], _holm([differences[id(entry)] for entry in methods[1:]]), strict=True):
         _into(entries, entry, {"p_holm": corrected})
-    for entry, line in _ranks(analyst, methods):
-        _into(entries, entry, line)
+    for entry, places in _ranks(analyst, methods):
+        _into(entries, entry, places)
     made["pairs"] = _pairs(analyst, methods[:PAIRED])
     return made
 

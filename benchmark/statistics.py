@@ -165,12 +165,3 @@ def with_intervals(score: Score, patients: NDArray[np.str_], draws: int, seed: i
         score: (R, N) weights -> name -> (R,). patients: (N,). draws: 0 gives values without intervals.
     """
     return {name: found.metric for name, found in resample(score, patients, draws, seed).items()}
-
-
-def paired_difference(first: Score, second: Score, patients: NDArray[np.str_], draws: int, seed: int) -> dict[str, Metric]:
-    """First minus second on the same drawn patients, with its 95 % interval; both must score the same rows in order."""
-    return with_intervals(lambda weights: _minus(first(weights), second(weights)), patients, draws, seed)
-
-
-def _minus(first: Mapping[str, Array], second: Mapping[str, Array]) -> dict[str, Array]:
-    return {name: first[name] - second[name] for name in first if name in second}

@@ -83,8 +83,8 @@ def alone(folder: Path) -> Iterator[None]:
         return
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -174,7 +174,12 @@ def read_analysis(out: Path) -> dict[str, Any] | None:
         found = json.loads((out / ANALYSIS).read_bytes())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found.get("schema") == ANALYSIS_SCHEMA else None
+    if not isinstance(found, dict) or found.get("schema") != ANALYSIS_SCHEMA:
+        return None
+    groups = found.get("groups")
+    whole = isinstance(groups, list) and all(isinstance(item, dict) and {"group", "entries"} <= item.keys() for item in groups)
+    parts = [found.get(name) for name in ("sources", "subgroups", "calibration", "per_class")]
+    return found if whole and all(isinstance(part, dict) for part in parts) else None
 
 
 def result_from_json(value: Mapping[str, Any]) -> RunResult:

@@ -86,11 +86,19 @@ def score_labels(predictions: Predictions, protocol: Protocol, weights: Array) -
     return metrics.multilabel(arrays["scores"], arrays["predicted"], arrays["targets"], predictions.names["classes"], weights)
 
 
+def asks_for_one_class(protocol: Protocol) -> bool:
+    """Whether a protocol asks which one of several classes an image has."""
+    return "answer" in dict(protocol.settings)
+
+
 def score_classification(predictions: Predictions, protocol: Protocol, weights: Array) -> Scored:
     """As metrics.multilabel, and f1_argmax: F1 of the positive answer where it is the likelier one, a score above 0.
 
     f1_argmax is macro over classes, and f1_argmax/<class>. Of a set with one class it is the F1 that BenchX prints.
+    Where one class is the answer, as metrics.multiclass.
     """
+    if asks_for_one_class(protocol):
+        return score_one_class(predictions, weights)
     arrays, names = predictions.arrays, predictions.names["classes"]
     likelier = arrays["scores"] > 0
     by_class = [metrics.f1(likelier[:, k], arrays["targets"][:, k], weights) for k in range(len(names))]
@@ -98,9 +106,16 @@ def score_classification(predictions: Predictions, protocol: Protocol, weights: 
     return found | {f"f1_argmax/{name}": value for name, value in zip(names, by_class, strict=True)}
 
 
-def asks_for_one_class(protocol: Protocol) -> bool:
-    """Whether a zero-shot protocol asks which one of several classes an image has."""
-    return "answer" in dict(protocol.settings)
+def score_one_class(predictions: Predictions, weights: Array) -> Scored:
+    """As metrics.multiclass; with further draws of prompts accuracy_prompt_mean and accuracy_prompt_spread, over them."""
+    arrays = predictions.arrays
+    found = dict(metrics.multiclass(arrays["predicted"], arrays["targets"], predictions.names["classes"], weights))
+    if "predicted_draws" in arrays:
+        right = arrays["predicted_draws"][np.arange(len(arrays["targets"])), :, arrays["targets"]]  # (N, draws)
+        accuracies = np.stack([metrics.mean(one, weights) for one in right.T])
+        found["accuracy_prompt_mean"] = accuracies.mean(axis=0)
+        found["accuracy_prompt_spread"] = accuracies.std(axis=0, ddof=1)
+    return found
 
 
 def score_zeroshot(predictions: Predictions, protocol: Protocol, weights: Array) -> Scored:
@@ -109,15 +124,9 @@ def score_zeroshot(predictions: Predictions, protocol: Protocol, weights: Array)
     auroc_prompt_spread: the sample standard deviation of the macro AUROC over the templates, each used alone;
     accuracy_prompt_mean and accuracy_prompt_spread: over further draws of prompts.
     """
-    arrays, classes = predictions.arrays, predictions.names["classes"]
     if asks_for_one_class(protocol):
-        found = dict(metrics.multiclass(arrays["predicted"], arrays["targets"], classes, weights))
-        if "predicted_draws" in arrays:
-            right = arrays["predicted_draws"][np.arange(len(arrays["targets"])), :, arrays["targets"]]  # (N, draws)
-            accuracies = np.stack([metrics.mean(one, weights) for one in right.T])
-            found["accuracy_prompt_mean"] = accuracies.mean(axis=0)
-            found["accuracy_prompt_spread"] = accuracies.std(axis=0, ddof=1)
-        return found
+        return score_one_class(predictions, weights)
+    arrays, classes = predictions.arrays, predictions.names["classes"]
     found = dict(score_labels(predictions, protocol, weights))
     if "template_scores" in arrays:
         areas = [
@@ -165,7 +174,7 @@ def probabilities(predictions: Predictions, task: str, protocol: Protocol) -> Ar
     Only supervised classification gives any: log-odds of its heads, and the share of the votes of nearest neighbours.
     Similarities of zero-shot and retrieval, pixel counts and box confidences are none.
     """
-    if task != "classification":
+    if task != "classification" or asks_for_one_class(protocol):
         return None
     scores = predictions.arrays["scores"]
     found = scores + 0.5 if protocol.setting("head") == "nearest neighbours" else expit(scores)

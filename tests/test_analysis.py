@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -18,7 +19,7 @@ import leaderboards
 from benchmark import analysis_rows
 from benchmark.analysis import write_analysis
 from benchmark.scoring import score_of, scorer
-from benchmark.statistics import paired_difference
+from benchmark.statistics import resample
 from benchmark.store import Store, read_analysis
 from benchmark.subjects import write_subjects
 from benchmark.types import Cost, Record, RunResult
@@ -53,7 +54,8 @@ def test_the_difference_to_the_best_is_the_paired_bootstrap(tmp_path: Path) -> N
     how = scorer("zeroshot", bad.spec.protocol_hash)
     assert how is not None
     first, second = (score_of(predictions_of(noise), how) for noise in (0.8, 0.4))
-    expected = paired_difference(first, second, predictions_of(0.8).patients, 300, 0)["auroc"]
+    drawn = [resample(score, predictions_of(0.8).patients, 300, 0)["auroc"] for score in (first, second)]
+    expected = (drawn[0] - drawn[1]).metric
     found = group["entries"][bad.key]["difference_to_best"]
     assert [found[name] for name in ("value", "low", "high")] == pytest.approx(
         [expected.value, expected.low, expected.high], rel=1e-5
@@ -192,7 +194,23 @@ def test_report_writes_the_analysis_without_torch(tmp_path: Path) -> None:
     json.dumps(found, allow_nan=False)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}', '{"schema": 1}'])
+def test_the_analysis_follows_its_schema(tmp_path: Path) -> None:
+    schema = json.loads((Path(leaderboards.__file__).parent / "analysis.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for seed in (0, 1):
+        probed = finish(tmp_path, "probe", predictions_of(2.0, classes=2), PROBE, seed=seed)
+    noisy(tmp_path, "prompts", 1.0)
+    finish(tmp_path, "other", predictions_of(1.0, classes=2), PROBE)
+    subjects(probed, tmp_path)
+    found = analyse(tmp_path)
+    assert found["subgroups"] and found["calibration"] and found["per_class"]  # noqa: PT018
+    assert any(group["pairs"] for group in found["groups"])
+    jsonschema.Draft202012Validator(schema).validate(found)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"schema": 2}', '{"schema": 1}', '{"schema": 1, "groups": [1], "sources": []}']
+)
 def test_a_damaged_or_other_analysis_is_made_again(tmp_path: Path, text: str) -> None:
     noisy(tmp_path, "good", 0.3)
     (tmp_path / "analysis.json").write_text(text)

@@ -88,6 +88,23 @@ def test_only_a_pretraining_runs_no_cell_and_only_a_cell_no_other(command: Comma
     assert not (command.out / "leaderboard.md").exists()
 
 
+def test_only_a_pretraining_leaves_weights_or_the_failure_of_all_that_need_them(command: Command) -> None:
+    settings = (*TINY, *TRAINED)
+    assert command.run("clip", "retrieval", "--dry-run", settings=settings) == 0
+    key = next(line.split()[5] for line in command.output.splitlines() if line.endswith(" to run"))
+    assert command.run("clip", "retrieval", "--only", key, settings=(*settings, "learning_rate=1e30")) == 2
+    command.refused(f"--only {key}")  # another recipe is another pretraining
+    assert command.run("clip", "retrieval", "--only", key, settings=settings) == 0
+    assert (command.out / "pretrained" / key / "record.json").is_file()
+    assert command.results() == []
+    settings = (*settings, "learning_rate=1e30")
+    assert command.run("clip", "retrieval", "--dry-run", settings=settings) == 0
+    key = next(line.split()[5] for line in command.output.splitlines() if line.endswith(" to run"))
+    assert command.run("clip", "retrieval", "--only", key, settings=settings) == 1
+    assert {result.status for result in command.results()} == {"failed"}
+    assert len(command.results()) == 2  # cells that other processes need not try
+
+
 def test_the_words_of_a_job_ask_for_the_same_plan() -> None:
     given = ["--method", "mcr,clip", "--set", "steps=3", "--set", "mcr.stream=dual", "--seed", "0,1", "--where", "a=b"]
     arguments = parsed(*given, "--launcher", "slurm", "--slurm", "partition=x", "--jobs", "3", "--no-progress", "--draws", "7")
@@ -256,7 +273,7 @@ def test_cells_are_an_array_that_waits_for_its_pretraining(
 ) -> None:
     scripts = fake_sbatch(tmp_path / "bin")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    words = ("--launcher", "slurm", "--slurm", "partition=gpu", "--slurm", "time=60", "--slurm", "nice=5")
+    words = ("--launcher", "slurm", "--slurm", "partition=gpu", "--slurm", "time=60", "--slurm", "nice=5", "--device", "cuda")
     assert command.run("clip,random", "retrieval", *words, settings=(*TINY, *TRAINED)) == 0, command.error
     found = scripts()
     assert len(found) == 3  # the pretraining, its cells, the cells that need none
@@ -272,7 +289,7 @@ def test_cells_are_an_array_that_waits_for_its_pretraining(
         assert "--nice=5" in text
         assert "--signal=USR2@90" in text  # time to save a state in
         assert "--requeue" in text or "--open-mode=append" in text
-    assert "squeue --me" in command.output
+    assert "squeue --me" in command.output  # a login node needs no GPU to ask for one
     assert f"report --out {command.out}" in command.output
     assert command.results() == []
 

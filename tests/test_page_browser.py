@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import leaderboards
 from leaderboards.text import count, duration, gib, number, percent, rate
 from tests import board
 from tests.test_leaderboards import HOSTILE, hostile, save
+from tests.test_page import with_counterpart
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra [browser]: pip install -e '.[browser]'")
 CHROMIUM = os.environ.get("BENCHMARK_CHROMIUM") or next(
@@ -244,6 +246,20 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Any, whole: Path) -> None:
     assert tab.page.evaluate(inside) == []
     tab.page.locator(".score button").first.click()
     assert tab.page.evaluate("document.querySelector('dialog').scrollWidth <= document.querySelector('dialog').clientWidth")
+    tab.close()
+
+
+def test_a_published_range_is_a_mark_with_a_badge_and_its_sources(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = with_counterpart(monkeypatch)
+    other = replace(ours, key="other", title="Other", spec=replace(ours.spec, method="other"))
+    tab = Tab(browser, leaderboards.write_board(save(tmp_path, ours, other))["html"])
+    assert tab.page.locator(".rows rect.published").count() == 1
+    assert "sources disagree" in tab.page.locator(".rows td.plot .badge").all_inner_texts()[-1]
+    assert "published" in (tab.page.locator(".rows svg.mini").first.get_attribute("aria-label") or "")
+    tab.page.locator(".score button").first.click()
+    assert "reprint" in tab.page.get_by_role("dialog").inner_text()
     tab.close()
 
 

@@ -12,7 +12,7 @@ from scipy.stats import bootstrap, norm
 from sklearn.metrics import roc_auc_score
 
 from benchmark import metrics, statistics
-from benchmark.statistics import Score, paired_difference, patient_weights, with_intervals
+from benchmark.statistics import Resampled, Score, holm, p_value, patient_weights, resample, with_intervals
 from benchmark.types import Metric
 
 Floats = NDArray[np.float64]
@@ -146,14 +146,19 @@ def test_a_metric_that_most_draws_lack_has_no_interval() -> None:
 
 def test_a_method_differs_from_itself_by_exactly_nothing() -> None:
     names, targets, scores = cohort()
-    for metric in paired_difference(auroc_of(scores, targets), auroc_of(scores.copy(), targets), names, 200, 0).values():
-        assert (metric.value, metric.low, metric.high) == (0.0, 0.0, 0.0)
+    drawn = resample(auroc_of(scores, targets), names, 200, 0)
+    again = resample(auroc_of(scores.copy(), targets), names, 200, 0)
+    for name, found in drawn.items():
+        difference = found - again[name]
+        assert (difference.metric.value, difference.metric.low, difference.metric.high) == (0.0, 0.0, 0.0)
+        assert p_value(difference) == 1.0
 
 
 def test_a_paired_difference_uses_the_same_patients_for_both() -> None:
     names, targets, scores = cohort(60)
     better = scores + 0.2 * targets
-    found = paired_difference(auroc_of(better, targets), auroc_of(scores, targets), names, 300, 5)["auroc"]
+    first, second = (resample(auroc_of(item, targets), names, 300, 5)["auroc"] for item in (better, scores))
+    found = (first - second).metric
     draws = stacked(names, 300, 5)
     values = metrics.auroc(better, targets, draws) - metrics.auroc(scores, targets, draws)
     middle = np.quantile(values, [0.025, 0.975])
@@ -161,6 +166,46 @@ def test_a_paired_difference_uses_the_same_patients_for_both() -> None:
     assert found.value == pytest.approx(roc_auc_score(targets, better) - roc_auc_score(targets, scores), abs=1e-12)
     single = with_intervals(auroc_of(scores, targets), names, 300, 5)["auroc"]
     assert np.diff(bounds(found)) < 0.5 * np.diff(bounds(single))  # what pairing is for
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_p_is_below_5_percent_where_the_interval_excludes_0_and_nowhere_else(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    draws = generator.gamma(3, 1, 400) * generator.choice([-1, 1]) + generator.normal(0, 3)
+    left_out = generator.exponential(1, 50) / 50
+    found = Resampled(float(draws.mean()), draws, left_out, 50)
+    low, high = bounds(found.metric)
+    p = p_value(found)
+    assert p is not None
+    assert (p < 0.05) == (low > 0 or high < 0)
+
+
+def test_p_goes_on_where_the_draws_end_and_is_symmetric() -> None:
+    draws = np.random.default_rng(0).normal(0, 1, 500)
+    left_out = np.linspace(-1, 1, 50)
+    values = [p_value(Resampled(shift, draws + shift, left_out, 50)) for shift in (0.0, 2.0, 4.0, 30.0)]
+    known = [item for item in values if item is not None]
+    assert known[0] > 0.9
+    assert 0.01 < known[1] < 0.1
+    assert 1e-6 < known[2] < 1e-3
+    assert known[3] == 1e-6
+    mirrored = p_value(Resampled(-4.0, -draws - 4.0, -left_out, 50))
+    assert mirrored == pytest.approx(known[2])
+    assert p_value(Resampled(np.nan, draws, left_out, 50)) is None
+    assert p_value(Resampled(1.0, np.zeros(0), left_out, 50)) is None
+
+
+def test_holm_against_its_definition() -> None:
+    assert holm([]) == []
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([0.02, 0.02, 0.001]) == pytest.approx([0.04, 0.04, 0.003])
+
+
+def test_a_jackknife_of_many_patients_leaves_out_groups_of_them() -> None:
+    names = np.array([f"p{index:04d}" for index in range(1000)])
+    found = resample(lambda weights: {"n": weights.sum(axis=1)}, names, 3, 0)["n"]
+    assert found.left_out.tolist() == [995.0] * 200
 
 
 def simulated(rng: np.random.Generator, patients: int = 150, images: int = 4) -> tuple[Floats, Floats]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from benchmark.cli import launching
@@ -49,6 +50,8 @@ def main(arguments: argparse.Namespace) -> int:
     options = run_options(arguments)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("run works in one process; start `pretrain` under torchrun, and `run` with the same options afterwards")
+    if arguments.launcher == "slurm":
+        options = replace(options, device="cpu")  # of this process, which only plans: a login node may have no GPU
     from benchmark.launch.collect import Collecting
     from methods import METHODS
     from tasks import TASKS

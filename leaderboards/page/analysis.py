@@ -1,9 +1,8 @@
-"""`<out>/analysis.json`: ranks, paired differences, subgroups and calibration that the statistics left beside the results."""
+"""`<out>/analysis.json`: subgroups, calibration, and the ranks and differences that `rows.with_standings` joins to groups."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,6 @@ def read_analysis(out: Path) -> tuple[dict[str, Any] | None, str]:
 
 def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is not JSON")
-
-
-def groups_by_key(analysis: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
-    """JSON of a group key -> its analysis."""
-    groups = () if analysis is None else analysis["groups"]
-    return {
-        json.dumps(item["group"]): item
-        for item in groups
-        if isinstance(item, dict) and isinstance(item.get("group"), list) and isinstance(item.get("entries"), dict)
-    }
 
 
 def of_entry(mapping: object, keys: tuple[str, ...]) -> Any:

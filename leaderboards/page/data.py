@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from leaderboards.page.analysis import groups_by_key, of_entry
+from leaderboards.averages import Average, average_table, averages, below
+from leaderboards.costs import gpu_hours
+from leaderboards.page.analysis import of_entry
 from leaderboards.published_cells import beside
 from leaderboards.rows import Entry, Group, Row, total_seconds
 from leaderboards.text import clean, left_out, notes, task_title
@@ -48,13 +51,13 @@ def page_data(
         most: lines of a group that are kept, from the best on; None for all.
     """
     table, variants = _Table(), _Table()
-    told = groups_by_key(analysis)
-    shown = [_group(group, told, analysis or {}, (table, variants), runs, most) for group in groups]
+    shown = [_group(group, analysis or {}, (table, variants), runs, most) for group in groups]
     rows = [row for group in groups for row in group.rows]
     return {
         "groups": shown,
         "table": table.values,
         "level": (analysis or {}).get("level"),
+        "averages": [_average(average) for average in averages(groups)],
         "banners": list(dict.fromkeys(banner for group in groups for banner in group.banners)),
         "notes": notes(groups) if groups else [],
         "left_out": [clean(line) for line in left_out(refused)],
@@ -67,45 +70,36 @@ def page_data(
     }
 
 
+def _average(average: Average) -> dict[str, Any]:
+    """Means over tasks as text, with the formula and what was left out."""
+    head, lines = average_table(average)
+    shown = [[clean(cell) for cell in line] for line in lines]
+    return {"dataset": clean(average.dataset), "head": list(head), "lines": shown, "below": below(average)}
+
+
 def _group(
-    group: Group,
-    told: Mapping[str, Mapping[str, Any]],
-    analysis: Mapping[str, Any],
-    tables: tuple[_Table, _Table],
-    runs: bool,
-    most: int | None,
+    group: Group, analysis: Mapping[str, Any], tables: tuple[_Table, _Table], runs: bool, most: int | None
 ) -> dict[str, Any]:
     row = group.first
-    key = json.loads(json.dumps(row.group_key))
-    found = told.get(json.dumps(key), {})
-    if set(found.get("entries", ())) != {item.key for item in group.rows if item.status == "ok" and item.value is not None}:
-        found = {}  # analysed with other results than are here now
+    key = row.group_key
     names = list(dict.fromkeys(name for item in group.rows for name in item.metrics)) if runs else []
-    ranks = found.get("entries", {})
-    # Groups that differ in nothing but the label fraction are one series.
-    series = json.dumps([key[:5], key[6:]])
     return {
         **{name: clean(getattr(row, name)) if isinstance(getattr(row, name), str) else getattr(row, name) for name in _SHARED},
         "task_title": task_title(row.task),
         "metric": clean(group.metric),
         "higher": group.higher_is_better,
         "banners": list(group.banners),
-        "series": tables[0].place(series),
-        "best": found.get("best"),
+        "series": tables[0].place(json.dumps([key[:5], key[6:]])),  # all of the key but the label fraction
         "metrics": [clean(name) for name in names],
         "splits": tables[0].place(row.spec["splits"]),
-        "entries": [_entry(entry, group, (ranks, analysis), tables, names) for entry in group.entries[:most]],
+        "entries": [_entry(entry, group, analysis, tables, names) for entry in group.entries[:most]],
     }
 
 
 def _entry(
-    entry: Entry,
-    group: Group,
-    told: tuple[Mapping[str, Any], Mapping[str, Any]],
-    tables: tuple[_Table, _Table],
-    names: Sequence[str],
+    entry: Entry, group: Group, analysis: Mapping[str, Any], tables: tuple[_Table, _Table], names: Sequence[str]
 ) -> dict[str, Any]:
-    row, (table, variants), (ranks, analysis) = entry.first, tables, told
+    row, (table, variants) = entry.first, tables
     keys = tuple(item.key for item in entry.rows)
     found: dict[str, Any] = {
         "label": clean(entry.label),
@@ -124,7 +118,8 @@ def _entry(
     }
     optional = {
         "pretraining": _cost(entry, "pretraining") if row.pretraining is not None else None,
-        "rank": of_entry(ranks, keys),
+        "standing": None if entry.standing is None else asdict(entry.standing),
+        "gpu_hours": short(gpu_hours(entry)),
         "subgroups": of_entry(analysis.get("subgroups"), keys),
         "calibration": of_entry(analysis.get("calibration"), keys),
         "published": _published(entry, group),

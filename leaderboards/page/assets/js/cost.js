@@ -4,6 +4,7 @@ const COSTS = [
   { name: "time of the evaluation, s", read: (entry) => entry.cost.total, has: (entry) => known(entry.cost.total), text: duration },
   { name: "time of the pretraining, h", read: (entry) => entry.pretraining.total / 3600, has: (entry) => known((entry.pretraining || {}).total), text: (value) => `${value.toFixed(2)} h` },
   { name: "peak GPU memory of the pretraining, GiB", read: (entry) => entry.pretraining.peak_allocated_mib / 1024, has: (entry) => known((entry.pretraining || {}).peak_allocated_mib), text: (value) => value.toFixed(2) },
+  { name: "GPU hours of pretraining and evaluation", read: (entry) => entry.gpu_hours, has: (entry) => known(entry.gpu_hours), text: (value) => `${number(value)} h` },
   { name: "parameters, millions", read: (entry) => entry.cost.params / 1e6, has: (entry) => known(entry.cost.params), text: (value) => `${value.toFixed(1)} M` },
   { name: "GMACs of one image", read: (entry) => entry.cost.gmacs, has: (entry) => known(entry.cost.gmacs), text: rate },
 ];

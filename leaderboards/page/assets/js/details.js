@@ -12,7 +12,7 @@ const showDetails = (entry) => {
     h("p", { class: "headline" }, h("b", {}, scoreText(entry)), ` ${arrow(group)} `, h("span", {}, detailRange(entry))),
     entry.reason ? h("p", { class: "reason" }, entry.reason) : null,
     entry.flags.length ? h("p", {}, entry.flags.map((flag) => h("span", { class: "flag" }, flag))) : null,
-    publishedBlock(entry.published), differenceLine(entry), costBlock(entry), runBlocks(entry));
+    publishedBlock(entry.published), differenceLine(entry), known(entry.gpu_hours) ? h("p", {}, `${number(entry.gpu_hours)} GPU hours for pretraining and evaluation${group.higher && known(entry.value) ? `, ${rate(entry.value / entry.gpu_hours)} ${group.metric} for a GPU hour` : ""}.`) : null, costBlock(entry), runBlocks(entry));
   if (!details.open) details.showModal();
   details.scrollTop = 0;
   history.replaceState(null, "", `#result=${entry.keys[0]}`);
@@ -22,7 +22,7 @@ const detailRange = (entry) => {
   const parts = [];
   if (entry.interval) parts.push(`95 % interval ${range(...entry.interval)}`);
   if (known(entry.spread)) parts.push(`± ${number(entry.spread)} over ${plural(entry.keys.length, "seed")}`);
-  if (entry.rank) parts.push(`rank ${rankText(entry.rank)}`);
+  if (entry.standing && known(entry.standing.rank)) parts.push(`rank ${rankText(entry.standing)}`);
   parts.push(`${entry.used} of ${entry.expected} rows`);
   return parts.join(" · ");
 };
@@ -31,9 +31,9 @@ const publishedBlock = (published) =>
   published ? h("div", { class: "box" }, h("h3", {}, "Published"), h("p", {}, h("b", {}, published.text), " ", published.badges.map((badge) => h("span", { class: "badge" }, badge))), h("ul", {}, published.sources.map((source) => h("li", {}, source)))) : null;
 
 const differenceLine = (entry) => {
-  const gap = entry.rank && entry.rank.difference_to_best;
+  const gap = entry.standing && entry.standing.difference;
   if (!gap) return null;
-  const adjusted = known(entry.rank.p_holm) ? `, p (Holm) ${number(entry.rank.p_holm)}` : "";
+  const adjusted = known(entry.standing.p_holm) ? `, p (Holm) ${number(entry.standing.p_holm)}` : "";
   return h("p", {}, `Paired difference to the best: ${signed(gap.value)} ${range(gap.low, gap.high)} over ${plural(gap.n, "patient")}${adjusted}`);
 };
 

@@ -1,5 +1,5 @@
 // A forest plot: by how much each method falls short of the best of its table, on the same patients.
-const gaps = (group) => contestants(group).filter((entry) => entry.rank && entry.rank.difference_to_best && known(entry.rank.difference_to_best.value));
+const gaps = (group) => contestants(group).filter((entry) => entry.standing && entry.standing.difference && known(entry.standing.difference.value));
 
 const differencesPanel = () => {
   if (!board.groups.some((group) => gaps(group).length)) return null;
@@ -13,9 +13,9 @@ const differencesPanel = () => {
 const drawDifferences = (width) => {
   const group = focused();
   const rows = gaps(group);
-  const best = contestants(group).find((entry) => entry.keys.includes(group.best));
+  const best = contestants(group).find((entry) => entry.standing && entry.standing.rank === 1 && !entry.standing.difference);
   if (!rows.length) return nothing("No paired differences for this table: `report` computes them where two methods have predictions of the same rows.");
-  const points = rows.map((entry) => ({ entry, name: entry.label, ...entry.rank.difference_to_best, p: entry.rank.p_holm, rank: rankText(entry.rank) }));
+  const points = rows.map((entry) => ({ entry, name: entry.label, ...entry.standing.difference, p: entry.standing.p_holm, rank: rankText(entry.standing) }));
   const noise = (point) => known(point.low) && point.low <= 0 && point.high >= 0;
   const longest = Math.max(...points.map((point) => point.name.length));
   const left = Math.min(Math.floor(width * 0.38), 14 + longest * 7);

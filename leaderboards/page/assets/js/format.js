@@ -42,7 +42,7 @@ const arrow = (group) => (group.metric ? `${group.metric} ${group.higher ? "↑"
 
 const rankText = (rank) => {
   if (!rank || !known(rank.rank)) return NONE;
-  return rank.rank_low === rank.rank_high ? String(rank.rank_low) : `${rank.rank_low}–${rank.rank_high}`;
+  return rank.low === rank.high ? String(rank.low) : `${rank.low}–${rank.high}`;
 };
 
 const shortened = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);

@@ -10,8 +10,15 @@ const glance = () => {
   return h("section", { id: "glance", "aria-labelledby": "glance-title" },
     h("h2", { id: "glance-title" }, "At a glance"),
     h("p", { class: "lead" }, "Each column is a contest of its own. The shade says how near a method comes to the best of its column; nothing is averaged across columns."),
-    h("div", { class: "card flush" }, tables));
+    h("div", { class: "card flush" }, tables), board.averages.filter((average) => average.head.length > 2).map(meansOf));
 };
+
+// Means over tasks, closed at first: they are of cells that all methods have, and the formula stands below them.
+const meansOf = (average) => h("details", { class: "means" }, h("summary", {}, `Means over tasks, ${average.dataset}`),
+  scroller(`Means over tasks, ${average.dataset}`, h("table", { class: "plain" }, h("caption", { class: "visually-hidden" }, `Means over tasks, ${average.dataset}`),
+    h("thead", {}, h("tr", {}, average.head.map((name) => h("th", { scope: "col" }, name)))),
+    h("tbody", {}, average.lines.slice(0, 60).map(([name, ...cells]) => h("tr", {}, h("th", { scope: "row" }, name), cells.map((cell) => h("td", {}, cell))))))),
+  average.below.map((text) => h("p", { class: "hint" }, text)));
 
 const glanceTable = (name, groups) => {
   const order = new Map();

@@ -3,7 +3,7 @@ const COLUMNS = [
   { name: "Method", key: (entry) => entry.label.toLowerCase() },
   { name: "Score", key: (entry) => entry.value, hint: "the primary metric of the group" },
   { name: "95 % interval" },
-  { name: "Rank", key: (entry) => (entry.rank ? entry.rank.rank_low : null), hint: "the ranks that the data allow; a shared range is a difference within noise", any: (entry) => entry.rank },
+  { name: "Rank", key: (entry) => (entry.standing ? entry.standing.rank : null), hint: "the ranks that the data allow; a shared range is a difference within noise", any: (entry) => entry.standing },
   { name: "Seeds", key: (entry) => entry.keys.length, text: (entry) => String(entry.keys.length) },
   { name: "GPU GiB", key: (entry) => entry.cost.peak_allocated_mib, text: (entry) => gib(entry.cost.peak_allocated_mib), hint: "peak allocated GPU memory; reserved and device stand in the details" },
   { name: "Host GiB", key: (entry) => entry.cost.peak_host_mib, text: (entry) => gib(entry.cost.peak_host_mib), hint: "peak memory of the process" },
@@ -12,6 +12,7 @@ const COLUMNS = [
   { name: "Params", key: (entry) => entry.cost.params, text: (entry) => count(entry.cost.params), hint: "parameters" },
   { name: "GMACs", key: (entry) => entry.cost.gmacs, text: (entry) => rate(entry.cost.gmacs), hint: "multiply-accumulates of one image, in units of 10⁹" },
   { name: "Pretraining", key: (entry) => (entry.pretraining || {}).total, text: (entry) => duration((entry.pretraining || {}).total), hint: "time of the pretraining" },
+  { name: "GPU hours", key: (entry) => entry.gpu_hours, text: (entry) => number(entry.gpu_hours), hint: "pretraining and evaluation", any: (entry) => known(entry.gpu_hours) },
   { name: "Flags" },
 ];
 const KINDS = ["method", "reference", "undefined", "missing"];
@@ -92,7 +93,7 @@ const line = (entry, group, columns, axis) => {
       return h("td", { class: "score" }, h("button", { type: "button", "aria-haspopup": "dialog", "aria-label": `${entry.label}: ${scoreText(entry)}, details`, onclick: () => showDetails(entry) }, scoreText(entry)));
     }
     if (column.name === "95 % interval") return h("td", { class: "plot" }, intervalPlot(entry, axis), belowPlot(entry));
-    if (column.name === "Rank") return h("td", { "data-label": "Rank" }, rankText(entry.rank));
+    if (column.name === "Rank") return h("td", { "data-label": "Rank" }, rankText(entry.standing));
     if (column.name === "Flags") return h("td", { class: "flags" }, entry.flags.map((flag) => h("span", { class: "flag" }, flag)), entry.reason ? h("span", { class: "reason" }, entry.reason) : null);
     const text = column.text(entry);
     return h("td", { "data-label": column.name, class: text === NONE ? "none" : null }, text);
