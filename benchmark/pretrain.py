@@ -142,6 +142,9 @@ class _Loop:
             if faults.is_out_of_memory(error):
                 trainer = self.trainer
                 raise faults.out_of_memory(trainer.method.name, self.recipe, self.loader.own, trainer.separable) from error
+            if faults.is_compiler(error):
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(f"compile=true: torch.compile fails here ({reason}); leave compile out") from error
             if faults.is_lost_peer(error):
                 raise faults.lost_peer() from error
             raise

@@ -94,6 +94,11 @@ def out_of_memory(name: str, recipe: Recipe, rows: int, separable: bool) -> User
     )
 
 
+def is_compiler(error: BaseException) -> bool:
+    """Whether torch.compile could not compile."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+
+
 def is_lost_peer(error: BaseException) -> bool:
     """Whether another process of this training went away."""
     if not isinstance(error, RuntimeError) or collectives.count() == 1:

@@ -57,10 +57,10 @@ class Trainer:
                 f"micro_batch={recipe.micro_batch}: the loss of {method.name} comes as a whole, without `parts` "
                 "(benchmark.parts); leave it 0, or use gradient_checkpointing=true"
             )
-        if recipe.gradient_checkpointing:
-            checkpoint_blocks(method)
         if recipe.compile:
             compile_blocks(method)
+        if recipe.gradient_checkpointing:
+            checkpoint_blocks(method)
         self.method.to(device).train()
         collectives.share_batch_norm(method)
         self.optimizer = self.accelerator.prepare(optimizer_of(method, recipe))
