@@ -312,6 +312,20 @@ def test_work_that_fails_is_a_failed_job() -> None:
         Work(REFUSED)()
 
 
+def test_work_whose_process_left_with_its_state_saved_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    endings, started = [slurm.SAVED, slurm.SAVED, 0], list[list[str]]()
+    real = subprocess.Popen
+
+    def start(command: list[str]) -> subprocess.Popen[bytes]:
+        started.append(command)
+        return real([sys.executable, "-c", f"raise SystemExit({endings[len(started) - 1]})"])
+
+    monkeypatch.setattr(slurm.subprocess, "Popen", start)
+    assert Work(DONE)() == 0
+    assert len(started) == 3
+    assert started[0] == started[2]
+
+
 def test_work_that_must_leave_saves_its_state_and_is_queued_again() -> None:
     work = Work(DONE)
     work.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
