@@ -201,14 +201,17 @@ def test_a_process_that_dies_is_a_failed_cell_and_the_run_ends_with_status_1(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def dying(words: Any, log: Path, added: Any) -> subprocess.Popen[bytes]:
+        log.touch()
         return subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
 
     monkeypatch.setattr(local, "_start", dying)
-    assert command.run("random", "retrieval", "--launcher", "local") == 1
+    assert command.run("random,clip", "retrieval", "--launcher", "local", settings=(*TINY, *TRAINED)) == 1
     results = command.results()
     assert {result.status for result in results} == {"failed"}
-    assert "was killed by SIGKILL" in (results[0].error or "")
-    assert "logs/random-0-toy" in (results[0].error or "")
+    for result in results:
+        assert "was killed by SIGKILL" in (result.error or "")
+        log = "logs/random-0-toy" if result.spec.method == "random" else f"logs/pretrain-clip-0-{result.spec.weights[:8]}"
+        assert log in (result.error or "")
 
 
 def test_the_local_launcher_leaves_the_files_of_a_run(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
