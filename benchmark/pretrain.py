@@ -24,9 +24,11 @@ from benchmark.training import faults, state
 from benchmark.training.batches import Loader, training_rows
 from benchmark.training.log import StepLog
 from benchmark.training.trainer import Taken, Trainer, accelerator_of
-from benchmark.types import Cost, PretrainSpec, Recipe, plain, reads_reports
+from benchmark.types import Cost, PretrainSpec, Recipe, canonical_json, plain, reads_reports
 
 if TYPE_CHECKING:
+    import torch
+
     from benchmark.context import Context
     from benchmark.data.dataset import Dataset
 
@@ -52,10 +54,21 @@ class Pretrained:
 def read_pretrained(folder: Path) -> Pretrained | None:
     """The record of a finished pretraining, or None."""
     try:
-        value = json.loads((folder / "record.json").read_text())
-        return Pretrained(**{**value, "cost": Cost(**value["cost"])})
+        return _record((folder / "record.json").read_bytes())
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _record(data: bytes) -> Pretrained:
+    value = json.loads(data)
+    return Pretrained(**{**value, "cost": Cost(**value["cost"])})
+
+
+def _finished(folder: Path, device: torch.device) -> Pretrained | None:
+    """The record that process 0 has, in every process: their disks may differ."""
+    done = read_pretrained(folder) if collectives.rank() == 0 else None
+    text = collectives.share_bytes(canonical_json(done).encode() if done else b"", device)
+    return _record(text) if text else None
 
 
 def pretrain(method: Any, data: Dataset, spec: PretrainSpec, recipe: Recipe, folder: Path, context: Context) -> Pretrained:
@@ -73,10 +86,12 @@ def pretrain(method: Any, data: Dataset, spec: PretrainSpec, recipe: Recipe, fol
         Stopped: SIGTERM or SIGUSR1 came; the state was saved.
     """
     accelerator_of(context.device, recipe)
-    done = read_pretrained(folder)
+    done = _finished(folder, context.device)
     if done is not None and done.key != spec.key:
         raise UserError(f"{folder} holds another pretraining ({done.key}); move it away")
     if done is not None:
+        if collectives.rank() > 0:
+            return done  # nothing is scored there
         weights.apply(method, weights.load(folder / "model.safetensors", done.sha256), f"pretrained folder {folder}")
         method.to(context.device).eval()
         return done
@@ -86,7 +101,7 @@ def pretrain(method: Any, data: Dataset, spec: PretrainSpec, recipe: Recipe, fol
         loop.run()
     context.meter.stop()
     loop.trainer.finish()
-    record = loop.record(spec)
+    record = loop.record()
     if collectives.rank() == 0:
         store.write_json(folder / "config.json", {"spec": spec, "name": method.name, "version": method.version})
         if getattr(method, "tokenizer", None) is not None:
@@ -100,7 +115,7 @@ def pretrain(method: Any, data: Dataset, spec: PretrainSpec, recipe: Recipe, fol
 
 class _Loop:
     def __init__(self, method: Any, data: Dataset, spec: PretrainSpec, recipe: Recipe, folder: Path, context: Context) -> None:
-        self.spec, self.key, self.recipe, self.folder, self.context = plain(spec), spec.key, recipe, folder, context
+        self.spec, self.key, self.recipe, self.folder, self.context = spec, spec.key, recipe, folder, context
         self.main = collectives.rank() == 0
         self.trainer = Trainer(method, recipe, context.device, context.seed, folder)
         self.loader = Loader(method, data, training_rows(data, reads_reports(method)), recipe, context)
@@ -114,7 +129,7 @@ class _Loop:
         log = StepLog(self.folder / "log.jsonl", self.first) if self.main else None
         with (
             self.explained(), faults.listening() as bell, self.context.progress_bar(steps, f"pretrain {name}") as bar,
-            tracked(self.context.track, f"{name}-{self.key}", self.folder, self.spec) as track,
+            tracked(self.context.track if self.main else (), f"{name}-{self.key}", self.folder, plain(self.spec)) as track,
         ):  # fmt: skip
             meter.gmacs = self.trainer.gmacs(*self.loader.batch(0))
             bar.update(self.first)
@@ -124,7 +139,10 @@ class _Loop:
                 batch, epoch = next(batches)
                 ready = meter.clock()
                 taken = self.trainer.step(batch, index, epoch)
-                track(self.note(index, log, taken, (begin, ready, meter.clock())))
+                line = self.noted(index, taken, (begin, ready, meter.clock()))
+                if log is not None:
+                    log.append(line)
+                    track(line)
                 bar.set_postfix({"loss": f"{taken.terms['total']:.3f}"}, refresh=False)
                 bar.update(1)
                 leaving = bell.rung(self.context.device)
@@ -149,24 +167,21 @@ class _Loop:
                 raise faults.lost_peer() from error
             raise
 
-    def note(self, index: int, log: StepLog | None, taken: Taken, times: tuple[float, float, float]) -> dict[str, Any]:
-        """Times of a step for the record, and its line in the log."""
+    def noted(self, index: int, taken: Taken, times: tuple[float, float, float]) -> dict[str, Any]:
+        """A step's line of the log; keeps its times for the record."""
         begin, ready, end = times
         meter = self.context.meter
         if index - self.first >= WARM_UP_STEPS:
             meter.step(end - begin)
             self.waited.append((end - begin, ready - begin))
         memory = meter.memory_mib()
-        line = {
+        return {
             "step": index, "seconds": round(end - begin, 5), "data_seconds": round(ready - begin, 5),
             "images_per_second": round(self.loader.batch_size / max(end - begin, 1e-9), 2),
             "memory_mib": None if memory is None else round(memory, 1),
             "learning_rate": learning_rate(self.recipe, index),
             "gradient_norm": round(taken.gradient_norm, 6) if isfinite(taken.gradient_norm) else None, **taken.terms,
         }  # fmt: skip
-        if log is not None:
-            log.append(line)
-        return line
 
     def due(self) -> bool:
         """Whether it is time to save, by the clock of process 0."""
@@ -176,14 +191,14 @@ class _Loop:
         state.save(self.folder, self.key, self.trainer, step, self.earlier + monotonic() - self.begun)
         self.saved = monotonic()
 
-    def record(self, spec: PretrainSpec) -> Pretrained:
+    def record(self) -> Pretrained:
         """What process 0 writes, but for the sha256; the meter's figures with the seconds of earlier processes."""
         cost = self.context.meter.cost()
         rate = None if not cost.step_seconds else self.loader.batch_size / cost.step_seconds
         seconds = {"pretrain": cost.seconds.get("pretrain", 0.0) + self.earlier}
         total = sum(step for step, _ in self.waited)
         return Pretrained(
-            key=spec.key, spec=plain(spec), sha256="", cost=replace(cost, images_per_second=rate, seconds=seconds),
+            key=self.key, spec=plain(self.spec), sha256="", cost=replace(cost, images_per_second=rate, seconds=seconds),
             environment=repro.environment(self.context.device), rows_skipped=self.loader.n_skipped,
             texts_truncated=self.loader.n_truncated, processes=collectives.count(),
             data_wait_share=round(sum(wait for _, wait in self.waited) / total, 4) if total else None,

@@ -151,8 +151,9 @@ def multi_view_loss(
 
 def join(first: TextBatch, second: TextBatch) -> TextBatch:
     """The texts of both, which have one length."""
-    parts: Any = [torch.cat([getattr(text, name) for text in (first, second)]) for name in TextBatch.__slots__[:-1]]
-    return TextBatch(*parts, truncated=first.truncated)
+    names = ("ids", "mask", "special", "sentences", "words")
+    parts: dict[str, Any] = {name: torch.cat([getattr(text, name) for text in (first, second)]) for name in names}
+    return TextBatch(**parts, truncated=first.truncated)
 
 
 def pool_text(tokens: Tensor, mask: Tensor, pooling: str) -> Tensor:

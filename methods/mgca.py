@@ -186,8 +186,8 @@ class MGCA(ByParts, VisionLanguage):
         Raises:
             UserError: a batch of one pair, of which batch norm knows no variance.
         """
-        if self.training and len(batch.texts) < 2:
-            raise UserError("batch_size=1: the heads of mgca have batch norm, which needs two pairs or more in each process")
+        if self.training and len(batch.reports) < 2:
+            raise UserError("batch_size=1: the heads of mgca have batch norm, which needs two pairs or more")
         text = self.prepare_text(batch.texts).to(batch.images.device)
         yield Part((batch.images, text), self._embed, lambda found: self._compare(found, step))
 

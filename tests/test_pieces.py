@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,13 @@ from torch.nn import functional as F
 
 from benchmark import repro
 from benchmark.errors import UserError
+from benchmark.meter import Meter, host_peak_mib
 from benchmark.parts import Part, Tensors
+from benchmark.training.optimizers import optimizer_of
 from benchmark.training.pieces import Pieces
+from benchmark.training.trainer import Trainer
+from tests import child
+from tests.test_pretrain import Setup
 from tests.test_processes import SMALL_PRIOR, STEPS, assert_equal
 from tests.two_processes import gradients_of
 
@@ -77,9 +84,6 @@ def test_batch_norm_in_the_encoder_refuses_pieces(name: str, cache: Path) -> Non
 
 
 def test_layers_nearer_to_the_input_have_lower_rates(cache: Path) -> None:
-    from benchmark.training.optimizers import optimizer_of
-    from tests.test_pretrain import Setup
-
     setup = Setup(cache, "clip", ("image_depth=3", "layer_decay=0.5"))
     method = setup.method()
     factors = {
@@ -98,3 +102,45 @@ def test_layers_nearer_to_the_input_have_lower_rates(cache: Path) -> None:
     assert {name: factors[name] for name in wanted} == wanted
     with pytest.raises(UserError, match="has no tower of layers"):
         optimizer_of(torch.nn.Linear(2, 2), setup.recipe)
+
+
+# ------------------------------------------------------------------------------------------- memory
+
+LARGE = ("image_size=64", "patch_size=8", "image_width=64", "image_depth=6", "image_heads=4")
+
+
+def peak_of_a_step(cache: str, settings: tuple[str, ...], copies: int, path: str) -> None:
+    """In a child: MiB of this process at most in a step with 8 rows so many times, over what it had before."""
+    setup = Setup(Path(cache), "clip", (*LARGE, *settings))
+    trainer = Trainer(setup.method(), setup.recipe, torch.device("cpu"))
+    batch, epoch = setup.loader().batch(0)
+    trainer.step(batch, 0, epoch)  # the optimizer's state
+    many = replace(
+        batch, images=batch.images.repeat(copies, 1, 1, 1), uids=batch.uids * copies, texts=batch.texts * copies,
+        patients=batch.patients * copies, targets={},
+    )  # fmt: skip
+    meter = Meter()
+    meter.start()
+    before = host_peak_mib()
+    trainer.step(many, 1, epoch)
+    after = host_peak_mib()
+    Path(path).write_text(json.dumps(None if before is None or after is None else after - before))
+
+
+@pytest.mark.slow
+def test_memory_of_a_step_is_nearly_flat_in_the_batch(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    peaks: dict[str, list[float]] = {}
+    for name, settings in (("whole", ()), ("pieces", ("micro_batch=16",)), ("blocks twice", ("gradient_checkpointing=true",))):
+        for copies in (4, 16, 64):
+            path = tmp_path / "peak.json"
+            assert child.finish(child.start(peak_of_a_step, str(cache), settings, copies, str(path))) == 0
+            peaks.setdefault(name, []).append(json.loads(path.read_text()))
+    if None in peaks["whole"]:
+        pytest.skip("this system does not tell the peak memory of a process")
+    with capsys.disabled():
+        print(f"\nMiB over the start at 32, 128 and 512 rows: {peaks}")
+    assert peaks["whole"][2] > 3 * peaks["whole"][1]
+    assert peaks["pieces"][2] < 0.25 * peaks["whole"][2]
+    assert peaks["blocks twice"][2] < 0.7 * peaks["whole"][2]
+    rows_themselves = 480 * 64 * 64 * 4 / 2**20 * 2  # the images of the further rows, and their copy in pieces
+    assert peaks["pieces"][2] < 1.5 * peaks["pieces"][0] + rows_themselves

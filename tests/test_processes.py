@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmark import weights
+from tests.conftest import TINY
 from tests.test_pretrain import weights_of
 from tests.two_processes import gradients, gradients_of, together, training
 
@@ -101,3 +104,17 @@ def test_a_number_of_processes_that_does_not_divide_the_batch_is_refused(cache: 
         "2 processes do not divide the batch of 7 rows; give another --set batch_size"
         in (tmp_path / "meeting-1.txt").read_text()
     )
+
+
+@pytest.mark.slow
+def test_the_command_under_torchrun_trains_once_and_prints_once(tmp_path: Path) -> None:
+    sets = [part for setting in (*TINY, "steps=3", "batch_size=8") for part in ("--set", setting)]
+    words = ["pretrain", "--method", "mcr", "--data", "phantom:train=24,val=8,test=8,size=64", "--device", "cpu"]
+    words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "benchmark", *words, "--out", str(tmp_path), *sets]
+    root = Path(__file__).resolve().parent.parent
+    for _ in range(2):  # the second finds it finished
+        done = subprocess.run([sys.executable, *words], cwd=root, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == 2, done.stdout
+    (record,) = tmp_path.glob("pretrained/*/record.json")
+    assert json.loads(record.read_text())["processes"] == 2

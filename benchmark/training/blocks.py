@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from benchmark.errors import UserError
+from benchmark.types import Recipe
 
 TOWERS = ("image_tower", "text_tower")
 
@@ -28,6 +29,14 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
     return found
 
 
+def prepare_blocks(method: nn.Module, recipe: Recipe) -> None:
+    """Compiles blocks, and then has them computed twice, as the recipe asks. Raises UserError for a method without blocks."""
+    if recipe.compile:
+        compile_blocks(method)
+    if recipe.gradient_checkpointing:
+        checkpoint_blocks(method)
+
+
 def checkpoint_blocks(method: nn.Module) -> None:
     """In training, blocks keep their input only and are computed again for the gradient, with the same dropout.
 
@@ -35,7 +44,7 @@ def checkpoint_blocks(method: nn.Module) -> None:
     """
     for block in _some(method, "gradient_checkpointing"):
         forward = block.forward
-        block.forward = partial(_twice, block, forward)  # type: ignore[method-assign]
+        block.forward = partial(_twice, block, forward)
 
 
 def _twice(block: nn.Module, forward: Any, *words: Any, **named: Any) -> Any:
@@ -62,12 +71,9 @@ def _still(norms: list[Any]) -> Iterator[None]:
 
 
 def compile_blocks(method: nn.Module) -> None:
-    """Blocks through torch.compile: one compilation for all of a kind. Raises UserError for a method without blocks.
-
-    Before `checkpoint_blocks`, so that what is computed twice is the compiled block.
-    """
+    """Blocks through torch.compile: one compilation for all of a kind. Raises UserError for a method without blocks."""
     for block in _some(method, "compile"):
-        block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
+        block.forward = torch.compile(block.forward)
 
 
 def _some(method: nn.Module, option: str) -> list[nn.Module]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,12 +65,10 @@ def not_finite(name: str, bad: Sequence[str], index: int, batch: Batch, folder: 
         return UserError(f"{text}these rows")
     place = f"-process{collectives.rank()}" if collectives.count() > 1 else ""
     path = folder / f"not-finite-step{index}{place}.npz"
-    targets = {f"target {key}": item.float().cpu().numpy() for key, item in batch.targets.items()}
+    arrays: dict[str, Any] = {f"target {key}": item.float().cpu().numpy() for key, item in batch.targets.items()}
+    arrays |= {"step": np.array(index), "uids": np.array(batch.uids), "texts": np.array(batch.texts)}
     buffer = io.BytesIO()
-    np.savez(
-        buffer, step=np.array(index), uids=np.array(batch.uids), texts=np.array(batch.texts),
-        images=batch.images.float().cpu().numpy(), **targets,
-    )  # fmt: skip
+    np.savez(buffer, images=batch.images.float().cpu().numpy(), **arrays)
     store.write(path, buffer.getvalue())
     return UserError(f"{text}{path}, which holds the batch")
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
-from benchmark.parts import Part, Tensors, count_rows, take_rows
+from benchmark.parts import Part, Separable, Tensors, count_rows, take_rows
+from benchmark.types import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,15 @@ class Pieces:
             )
             del again
         return found
+
+
+def require_parts(method: Any, recipe: Recipe) -> None:
+    """Raises UserError for a recipe of pieces and a method whose loss has no parts."""
+    if recipe.micro_batch and not isinstance(method, Separable):
+        raise UserError(
+            f"micro_batch={recipe.micro_batch}: the loss of {method.name} comes as a whole, without `parts` "
+            "(benchmark.parts); leave it 0, or use gradient_checkpointing=true"
+        )
 
 
 def _placed(item: Tensor, place: slice, rows: int) -> Tensor:

@@ -20,10 +20,10 @@ from benchmark.errors import UserError
 from benchmark.meter import count_gmacs
 from benchmark.parts import Separable, Tensors, take_rows
 from benchmark.schedule import learning_rate, stage_at, stages
-from benchmark.training.blocks import checkpoint_blocks, compile_blocks
+from benchmark.training.blocks import prepare_blocks
 from benchmark.training.faults import not_finite
 from benchmark.training.optimizers import Average, optimizer_of
-from benchmark.training.pieces import Pieces, no_batch_norm
+from benchmark.training.pieces import Pieces, no_batch_norm, require_parts
 from benchmark.types import Batch, Recipe, Step
 
 UNSUPPORTED = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron"}
@@ -52,15 +52,8 @@ class Trainer:
         self.method, self.recipe, self.device, self.seed, self.folder = method, recipe, device, seed, folder
         self.accelerator = accelerator_of(device, recipe)
         self.separable = isinstance(method, Separable)
-        if recipe.micro_batch and not self.separable:
-            raise UserError(
-                f"micro_batch={recipe.micro_batch}: the loss of {method.name} comes as a whole, without `parts` "
-                "(benchmark.parts); leave it 0, or use gradient_checkpointing=true"
-            )
-        if recipe.compile:
-            compile_blocks(method)
-        if recipe.gradient_checkpointing:
-            checkpoint_blocks(method)
+        require_parts(method, recipe)
+        prepare_blocks(method, recipe)
         self.method.to(device).train()
         collectives.share_batch_norm(method)
         self.optimizer = self.accelerator.prepare(optimizer_of(method, recipe))
