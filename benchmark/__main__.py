@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 
 from benchmark import __version__
 from benchmark.cli import COMMANDS, load
-from benchmark.errors import UserError
+from benchmark.errors import Stopped, UserError
 
+REQUEUE = 75
 EXAMPLES = """examples:
   python -m benchmark run --method mcr --task all           the main job, on the built-in phantom
   python -m benchmark run --method all --task retrieval --data csv:my-folder
@@ -45,15 +47,21 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command. Returns its exit status: 0 done, 1 something failed, 2 the request was wrong, 130 interrupted."""
+    """Runs a command. Returns its exit status: 0 done, 1 something failed, 2 the request was wrong, 130 interrupted, 75 stopped
+    by SIGTERM or SIGUSR1 with its state saved, to be started again (EX_TEMPFAIL of sysexits.h).
+    """
     arguments = parser().parse_args(argv)
     try:
         return int(arguments.call(arguments))
     except UserError as error:
         if arguments.debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        process = os.environ.get("RANK", "0")
+        print(f"error: {'' if process == '0' else f'process {process}: '}{error}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        print(f"stopped: {stop}", file=sys.stderr)
+        return REQUEUE
     except KeyboardInterrupt:
         print("interrupted: finished cells are kept; the same command goes on from here", file=sys.stderr)
         return 130

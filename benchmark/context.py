@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,10 +69,11 @@ class Context:
 def choose_device(name: str) -> torch.device:
     """ "auto", "cpu", "cuda" or "cuda:1" to a device. Raises UserError if CUDA was asked for and is not there."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no CUDA device here; use --device cpu, or see `python -m benchmark doctor`")
     try:
-        return torch.device(name)
+        own = os.environ.get("LOCAL_RANK")  # several processes: each has its card
+        return torch.device(f"cuda:{own}" if name == "cuda" and own is not None else name)
     except RuntimeError as error:
         raise UserError(f"--device {name!r} is not a device; use auto, cpu or cuda") from error

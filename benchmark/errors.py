@@ -7,6 +7,10 @@ class UserError(Exception):
     """Something the caller can mend; printed without a traceback unless --debug is given."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked the process to leave, and what it was doing was saved: not an error, and no cell's failure."""
+
+
 class ImageError(UserError):
     """An image that cannot be read faithfully.
 

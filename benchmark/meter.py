@@ -68,6 +68,10 @@ class Meter:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + self.clock() - begin
 
+    def memory_mib(self) -> float | None:
+        """Peak so far: of tensors on a GPU, of this process on a CPU; None where the system does not tell."""
+        return torch.cuda.max_memory_allocated(self.device) / MIB if self.device.type == "cuda" else host_peak_mib()
+
     def batch(self, n_images: int, seconds: float, warm_up: bool) -> None:
         """Notes the encoding of a batch; the first batch is warm-up and does not count for the throughput."""
         if not warm_up:

@@ -15,9 +15,10 @@ from benchmark.data.sources import SourceOptions
 from benchmark.errors import Unavailable, Unsupported, UserError
 from benchmark.hub import vocabulary_key
 from benchmark.options import Setting, override, require_used, setting_names
-from benchmark.pretrain import training_rows
 from benchmark.published import Layout
 from benchmark.registry import Registry, unknown
+from benchmark.schedule import falls
+from benchmark.training.batches import training_rows
 from benchmark.types import (
     PRESETS,
     PretrainSpec,
@@ -176,7 +177,10 @@ def _check_values(config: Any, recipe: Recipe) -> None:
     limits = {
         "steps": (0, inf), "batch_size": (1, inf), "learning_rate": (0, inf), "weight_decay": (0, inf), "beta2": (0, 0.9999999),
         "warmup": (0, 1), "clip_norm": (0, inf), "augment": (0, 2),
+        "micro_batch": (0, inf), "average": (0, 0.9999999), "layer_decay": (0.01, 1), "buckets": (0, inf),
     }  # fmt: skip
+    if recipe.schedule not in ("cosine", "linear", "constant"):
+        falls(recipe.schedule)
     for name, (low, high) in limits.items():
         if not low <= getattr(recipe, name) <= high:
             raise UserError(
@@ -199,7 +203,7 @@ def _entrant(
             method=naming["name"],
             method_version=method.version,
             config=plain(config) | {name: value for name, value in inputs.items() if value},
-            recipe=plain(recipe),
+            recipe=recipe.keyed,
             dataset=corpus.name,
             dataset_version=corpus.version,
             split=digest([corpus.splits["train"], [record.uid for record in rows]]),

@@ -17,8 +17,9 @@ from benchmark.data.text import REPORT, train_tokenizer
 from benchmark.errors import Unsupported, UserError
 from benchmark.hub import read_tokenizer, read_vocabulary
 from benchmark.plan import Entrant
-from benchmark.pretrain import Pretrained, pretrain, read_pretrained, training_rows
+from benchmark.pretrain import Pretrained, pretrain, read_pretrained
 from benchmark.store import Store, alone
+from benchmark.training.batches import training_rows
 from benchmark.types import Scalar, reads_reports
 
 

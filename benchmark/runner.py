@@ -106,7 +106,7 @@ class Runner:
             seed=entrant.seed,
             eval_seed=eval_seed,
             draws=self.options.draws,
-            progress=self.options.progress,
+            progress=self.options.progress and os.environ.get("RANK", "0") == "0",
             track=self.options.track,
             meter=Meter(self.device),
         )

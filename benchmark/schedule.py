@@ -48,10 +48,40 @@ def stage_at(recipe: Recipe, index: int) -> Stage:
 
 
 def learning_rate(recipe: Recipe, index: int) -> float:
-    """In each stage a linear warm-up, then a half cosine to zero."""
+    """In each stage a linear warm-up, then what the recipe's schedule says: by default a half cosine to zero."""
     stage = stage_at(recipe, index)
     place, length, rate = index - stage.start, stage.end - stage.start, recipe.learning_rate * stage.rate
     warmup = max(1, round(recipe.warmup * length))
     if place < warmup:
         return rate * (place + 1) / warmup
-    return rate * (1 + cos(pi * (place - warmup) / max(1, length - warmup))) / 2
+    return rate * _decayed(recipe.schedule, (place - warmup) / max(1, length - warmup), place / length)
+
+
+def _decayed(schedule: str, after: float, place: float) -> float:
+    """The factor of a rate at a place in 0 to 1 behind the warm-up, and of the stage as a whole.
+
+    Raises:
+        UserError: no schedule of this name.
+    """
+    if schedule == "cosine":
+        return (1 + cos(pi * after)) / 2
+    if schedule == "linear":
+        return 1 - after
+    if schedule == "constant":
+        return 1.0
+    return float(0.1 ** sum(place >= fall for fall in falls(schedule)))
+
+
+def falls(schedule: str) -> tuple[float, ...]:
+    """The places of "step:0.6,0.8" at which the rate falls to a tenth. Raises UserError for anything else."""
+    name, _, text = schedule.partition(":")
+    try:
+        found = tuple(float(part) for part in text.split(","))
+        if name != "step" or not all(0 < place < 1 for place in found):
+            raise ValueError(schedule)
+    except ValueError as error:
+        raise UserError(
+            f"schedule={schedule!r} is none of cosine, linear, constant and step:PLACE,... with places between 0 and 1, "
+            "such as step:0.6,0.8"
+        ) from error
+    return found

@@ -133,6 +133,7 @@ class Batch:
 
     images: (B, C, h, w) float32, resized, augmented and normalised as the method's InputSpec says.
     texts: B reports. targets: "labels" (B, K) float32 with nan = unknown, where there are labels.
+    With several processes these rows are some of a batch: they begin at its row `start`, and `whole` are all its reports.
     """
 
     uids: tuple[str, ...]
@@ -140,6 +141,17 @@ class Batch:
     images: Tensor
     texts: tuple[str, ...]
     targets: Mapping[str, Tensor] = field(default_factory=dict)
+    start: int = 0
+    whole: tuple[str, ...] = ()
+
+    @property
+    def reports(self) -> tuple[str, ...]:
+        """Those of the whole batch, whatever part of it this is: what is drawn for all is drawn alike everywhere."""
+        return self.whole or self.texts
+
+    def own(self, items: Any) -> Any:
+        """The items of these rows, of items for the whole batch: a sequence, or a tensor by its first dimension."""
+        return items[self.start : self.start + len(self.uids)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +215,21 @@ class Recipe:
     augment: float = 1.0  # strength of the mild affine and intensity augmentation, 0 = none; no flips: reports name sides
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     stages: str = ""  # "LENGTH:RATE,...": relative lengths and rate factors; each has a warm-up, a cosine and a fresh optimizer
+    # from here on docs/pretraining.md says more; what stands at its default is in no key
+    micro_batch: int = 0  # rows at a time in each process, for less memory and the same gradients; 0: all
+    gradient_checkpointing: bool = False  # towers compute activations twice instead of keeping them
+    compile: bool = False  # blocks of the towers by torch.compile
+    average: float = 0.0  # decay of an exponential moving average of the weights, which is then what is saved; 0: none
+    layer_decay: float = 1.0  # factor of the rate from each layer of a tower to the one below
+    schedule: str = "cosine"  # after the warm-up: "cosine", "linear", "constant", or "step:0.6,0.8", a tenth from each place on
+    buckets: int = 0  # so many batches at a time are sorted by the length of reports, for less padding; 0: none
+
+    @property
+    def keyed(self) -> dict[str, Scalar]:
+        """What enters a key: of the later fields those that are not at their default, so that earlier keys hold."""
+        names = [item.name for item in fields(self)]
+        later = {item.name: item.default for item in fields(self)[names.index("micro_batch") :]}
+        return {name: getattr(self, name) for name in names if name not in later or getattr(self, name) != later[name]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

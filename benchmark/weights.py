@@ -73,7 +73,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _weights_only(path: Path) -> dict[str, Tensor]:
     try:
-        found = _read(path)
+        found = _read(path, path.stat().st_size)
     except DAMAGED as error:
         raise UserError(
             f"checkpoint {path} cannot be read without running code that it carries, or is damaged; "
@@ -87,16 +87,18 @@ def _weights_only(path: Path) -> dict[str, Tensor]:
     return {name: value for name, value in found.items() if isinstance(name, str) and isinstance(value, Tensor)}
 
 
-def _read(path: Path) -> object:
-    """A torch file, nothing in it executed. Raises one of DAMAGED."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+def _read(file: Path | io.BytesIO, size: int) -> object:
+    """A torch file of so many bytes, nothing in it executed. Raises one of DAMAGED."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > path.stat().st_size:  # torch never compresses: this would unpack to more than it is
-            raise ValueError(f"{path} is a compressed archive")
+        if unpacked > size:  # torch never compresses: this would unpack to more than it is
+            raise ValueError(f"{file} is a compressed archive")
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of an odd pickle protocol: what matters is whether it can be read
-        return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
+        return torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
 
 
 def apply(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
@@ -158,10 +160,15 @@ def save_state(path: Path, state: Mapping[str, object]) -> None:
 
 def load_state(path: Path) -> dict[str, object]:
     """A training state that `save_state` wrote; nothing in it is executed. Raises UserError if it is damaged."""
+    return read_state(path.read_bytes(), str(path))
+
+
+def read_state(data: bytes, where: str) -> dict[str, object]:
+    """As `load_state`, of the bytes of such a file. where: what they came from, for the message."""
     try:
-        found = _read(path)
+        found = _read(io.BytesIO(data), len(data))
         if not isinstance(found, dict):
-            raise TypeError(f"{path} holds {type(found).__name__}")
+            raise TypeError(f"{where} holds {type(found).__name__}")
     except DAMAGED as error:
-        raise UserError(f"training state {path} is damaged; delete it to train from the state before it") from error
+        raise UserError(f"training state {where} is damaged; delete it to train from the state before it") from error
     return found

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import ClassVar
 
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from benchmark.types import Batch, MethodCard, Recipe, Step
+from benchmark.parts import ByParts, Part, Tensors
+from benchmark.types import Batch, MethodCard, Recipe, Step, TextBatch
 from methods.base import TowerConfig, VisionLanguage, tower_preset, tower_recipe
 from methods.losses import LogitScale, info_nce
 
 
-class CLIP(VisionLanguage):
+class CLIP(ByParts, VisionLanguage):
     """The baseline that MCR's masking and reconstruction are measured against."""
 
     name: ClassVar[str] = "clip"
@@ -31,9 +32,14 @@ class CLIP(VisionLanguage):
         """The configuration and recipe at "quick", "small" or "paper". Raises UserError for another."""
         return TowerConfig(**tower_preset(preset)), tower_recipe(preset)
 
-    def loss(self, batch: Batch, step: Step) -> Iterator[Mapping[str, Tensor]]:
-        """One mapping with contrast and total, which are the same."""
+    def parts(self, batch: Batch, step: Step) -> Iterator[Part]:
+        """One part with the terms contrast and total, which are the same."""
         text = self.prepare_text(batch.texts).to(batch.images.device)
-        image, report = self.encode_image(batch.images), self.encode_text(text)
-        contrast = info_nce(image.pooled, report.pooled, self.logit_scale())
-        yield {"contrast": contrast, "total": contrast}
+        yield Part((batch.images, text), self._embed, self._compare)
+
+    def _embed(self, images: Tensor, text: TextBatch) -> Tensors:
+        return {"image": self.encode_image(images).pooled, "report": self.encode_text(text).pooled}
+
+    def _compare(self, found: Tensors) -> Tensors:
+        contrast = info_nce(found["image"], found["report"], self.logit_scale())
+        return {"contrast": contrast, "total": contrast}

@@ -7,7 +7,7 @@ yangzhou12/BenchX@b874fa6. MGCA's variant: --set embed_dim=128 --set temperature
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.data.text import split_sentences
+from benchmark.parts import ByParts, Part, Tensors
 from benchmark.published import Layout
 from benchmark.types import Batch, Features, MethodCard, Recipe, Step, TextBatch
 from methods.aggregation import masked_mean
@@ -59,7 +60,7 @@ class ConVIRTConfig(TowerConfig):
             check_choice(self, name, (only,))  # ConVIRT pools first and maps then, in its own way
 
 
-class ConVIRT(VisionLanguage):
+class ConVIRT(ByParts, VisionLanguage):
     """Mean of the image tokens, maximum of the text tokens, a head of two layers on each."""
 
     name: ClassVar[str] = "convirt"
@@ -122,15 +123,19 @@ class ConVIRT(VisionLanguage):
             pooled = self.pooler(pooled).tanh()
         return Features(F.normalize(self.text_head(pooled).float(), dim=-1), tokens, mask)
 
-    def loss(self, batch: Batch, step: Step) -> Iterator[Mapping[str, Tensor]]:
-        """One mapping with to_text, to_image and total."""
+    def parts(self, batch: Batch, step: Step) -> Iterator[Part]:
+        """One part with the terms to_text, to_image and total."""
+        texts = batch.own(one_sentence(batch.reports)) if self.config.text_unit == "sentence" else batch.texts
+        yield Part((batch.images, self.prepare_text(texts).to(batch.images.device)), self._embed, self._compare)
+
+    def _embed(self, images: Tensor, text: TextBatch) -> Tensors:
+        return {"image": self.encode_image(images).pooled, "report": self.encode_text(text).pooled}
+
+    def _compare(self, found: Tensors) -> Tensors:
         config: ConVIRTConfig = self.config
-        texts = one_sentence(batch.texts) if config.text_unit == "sentence" else batch.texts
-        text = self.prepare_text(texts).to(batch.images.device)
-        image, report = self.encode_image(batch.images), self.encode_text(text)
-        to_text, to_image = directed_nce(image.pooled, report.pooled, 1 / config.temperature)
+        to_text, to_image = directed_nce(found["image"], found["report"], 1 / config.temperature)
         total = config.to_text_weight * to_text + config.to_image_weight * to_image
-        yield {"to_text": to_text, "to_image": to_image, "total": total}
+        return {"to_text": to_text, "to_image": to_image, "total": total}
 
 
 def pool_text(tokens: Tensor, mask: Tensor, pool: str) -> Tensor:

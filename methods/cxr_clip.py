@@ -9,9 +9,9 @@ the result; that is text_view=same); no prompts from labels; no CLAHE; the loop'
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from tokenizers import Tokenizer
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.data.text import split_sentences
+from benchmark.parts import ByParts, Part, Tensors, take_rows
 from benchmark.published import Layout
 from benchmark.types import Batch, Features, InputSpec, MethodCard, Recipe, Step, TextBatch
 from methods.aggregation import masked_mean
@@ -55,7 +56,7 @@ class CXRCLIPConfig(TowerConfig):
             check_choice(self, name, (only,))  # single tokens or means are mapped, and these have no part in it
 
 
-class CXRCLIP(VisionLanguage):
+class CXRCLIP(ByParts, VisionLanguage):
     """Image and text towers, a linear map of each, and contrast between all views of a pair."""
 
     name: ClassVar[str] = "cxr_clip"
@@ -109,15 +110,24 @@ class CXRCLIP(VisionLanguage):
         pooled = pool_text(tokens, text.mask, self.config.text_pooling)
         return Features(F.normalize(pooled.float(), dim=-1), tokens, local_tokens(text))
 
-    def loss(self, batch: Batch, step: Step) -> Iterator[Mapping[str, Tensor]]:
-        """One mapping with cross, images, texts and total."""
+    def parts(self, batch: Batch, step: Step) -> Iterator[Part]:
+        """One part with the terms cross, images, texts and total."""
         n = len(batch.texts)
-        view = second_view(batch.images, self.input, self.config.view_strength)
-        images = self.encode_image(torch.cat([batch.images, view])).pooled
-        other = batch.texts if self.config.text_view == "same" else tuple(map(shuffled, batch.texts))
-        texts = self.encode_text(self.prepare_text((*batch.texts, *other)).to(batch.images.device)).pooled
-        weights = self.config.image_weight, self.config.text_weight
-        yield multi_view_loss((images[:n], images[n:]), (texts[:n], texts[n:]), self.logit_scale(), weights)
+        view = second_view(batch.images, self.input, self.config.view_strength, batch)
+        other = batch.texts if self.config.text_view == "same" else batch.own([*map(shuffled, batch.reports)])
+        both = self.prepare_text((*batch.texts, *other)).to(batch.images.device)
+        texts = take_rows(both, slice(n)), take_rows(both, slice(n, None))
+        yield Part((batch.images, view, texts), self._embed, self._compare)
+
+    def _embed(self, images: Tensor, view: Tensor, texts: tuple[TextBatch, TextBatch]) -> Tensors:
+        pooled_images = self.encode_image(torch.cat([images, view])).pooled
+        pooled_texts = self.encode_text(join(*texts)).pooled
+        names = ("image", "view", "text", "other")
+        return dict(zip(names, (*pooled_images.chunk(2), *pooled_texts.chunk(2))))
+
+    def _compare(self, found: Tensors) -> Tensors:
+        images, texts = (found["image"], found["view"]), (found["text"], found["other"])
+        return multi_view_loss(images, texts, self.logit_scale(), (self.config.image_weight, self.config.text_weight))
 
 
 def multi_view_loss(
@@ -139,6 +149,13 @@ def multi_view_loss(
     return {"cross": cross, "images": between_images, "texts": between_texts, "total": total}
 
 
+def join(first: TextBatch, second: TextBatch) -> TextBatch:
+    """The texts of both, which have one length."""
+    names = ("ids", "mask", "special", "sentences", "words")
+    parts: dict[str, Any] = {name: torch.cat([getattr(text, name) for text in (first, second)]) for name in names}
+    return TextBatch(**parts, truncated=first.truncated)
+
+
 def pool_text(tokens: Tensor, mask: Tensor, pooling: str) -> Tensor:
     """(B, T, D) -> (B, D): the first token, the last that mask (B, T) bool does not leave out, or the mean of those."""
     if pooling == "start":
@@ -148,19 +165,21 @@ def pool_text(tokens: Tensor, mask: Tensor, pooling: str) -> Tensor:
     return masked_mean(tokens, mask)
 
 
-def second_view(images: Tensor, spec: InputSpec, strength: float = 1.0) -> Tensor:
+def second_view(images: Tensor, spec: InputSpec, strength: float = 1.0, batch: Batch | None = None) -> Tensor:
     """Another crop and another tone of normalised images, drawn from the global generator; no flips: reports name sides.
 
     Args:
         images: (B, C, h, w) float32, normalised as spec says.
         strength: scales every range; 0 returns the images as they are.
+        batch: what they are the images of, if they are some of those of several processes.
 
     Returns:
         (B, C, h, w) float32.
     """
     if strength == 0:
         return images
-    drawn = torch.rand(6, len(images)).to(images.device)
+    drawn = torch.rand(6, len(images) if batch is None else len(batch.reports)).to(images.device)
+    drawn = drawn if batch is None else batch.own(drawn.T).T
     area, aspect = 1 - AREA * strength * drawn[0], ((2 * drawn[1] - 1) * ASPECT * strength).exp()
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
     right, down = (1 - width) * (2 * drawn[2] - 1), (1 - height) * (2 * drawn[3] - 1)

@@ -7,7 +7,7 @@ back what the released code does.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmark.parts import ByParts, Part, Tensors
 from benchmark.published import Layout
 from benchmark.types import Batch, Features, MethodCard, Recipe, Step, TextBatch
 from methods.base import TowerConfig, VisionLanguage, check_choice, check_range, tower_preset, tower_recipe
@@ -78,7 +79,7 @@ class GLoRIAConfig(TowerConfig):
             check_choice(self, name, (only,))  # GLoRIA aligns in its own way
 
 
-class GLoRIA(VisionLanguage):
+class GLoRIA(ByParts, VisionLanguage):
     """Regions and words, and the mean of each, in the space of the text tower."""
 
     name: ClassVar[str] = "gloria"
@@ -180,24 +181,33 @@ class GLoRIA(VisionLanguage):
         sharpness = (self.config.word_sharpness, self.config.match_sharpness)
         return combined_similarity((image.tokens, image.pooled), (text.tokens, text.pooled), text.mask, sharpness)
 
-    def loss(self, batch: Batch, step: Step) -> Iterator[Mapping[str, Tensor]]:
-        """One mapping with local_to_text, local_to_image, global_to_text, global_to_image and total.
+    def parts(self, batch: Batch, step: Step) -> Iterator[Part]:
+        """One part with the terms local_to_text, local_to_image, global_to_text, global_to_image and total.
 
-        Local negatives are those of this process, global ones those of all.
+        Local negatives are those of this process, as in the released code, global ones those of all: so several processes
+        have another local loss than one.
         """
-        config: GLoRIAConfig = self.config
-        texts = one_sentence(batch.texts, least=2) if config.text_unit == "sentence" else batch.texts
-        text = self.prepare_text(texts).to(batch.images.device)
-        image, report = self.encode_image(batch.images), self._words(text)
+        sentences = self.config.text_unit == "sentence"
+        texts = batch.own(one_sentence(batch.reports, least=2)) if sentences else batch.texts
+        yield Part((batch.images, self.prepare_text(texts).to(batch.images.device)), self._embed, self._compare)
+
+    def _embed(self, images: Tensor, text: TextBatch) -> Tensors:
+        image, report = self.encode_image(images), self._words(text)
         assert image.tokens is not None
         assert report.tokens is not None
         assert report.mask is not None
         mask = report.mask.clone()
-        mask[:, 0] |= config.start_word
+        mask[:, 0] |= self.config.start_word
+        return {
+            "image": image.pooled, "regions": image.tokens, "report": report.pooled, "words": report.tokens, "mask": mask,
+        }  # fmt: skip
+
+    def _compare(self, found: Tensors) -> Tensors:
+        config: GLoRIAConfig = self.config
         sharpness = (config.word_sharpness, config.match_sharpness)
-        scores = local_scores(image.tokens, report.tokens, mask, sharpness, chunk=config.local_chunk)
-        terms = pair_losses(config.logit_scale * scores) + directed_nce(image.pooled, report.pooled, config.logit_scale)
+        scores = local_scores(found["regions"], found["words"], found["mask"], sharpness, chunk=config.local_chunk)
+        terms = pair_losses(config.logit_scale * scores) + directed_nce(found["image"], found["report"], config.logit_scale)
         weights = (config.local_weight, config.local_weight, config.global_weight, config.global_weight)
         names = ("local_to_text", "local_to_image", "global_to_text", "global_to_image")
         total = torch.stack([weight * term for weight, term in zip(weights, terms)]).sum()
-        yield {**dict(zip(names, terms)), "total": total}
+        return {**dict(zip(names, terms)), "total": total}

@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from benchmark.collectives import count, gather, mean_over_processes
 
 MAX_SCALE = 100.0
 
@@ -42,22 +43,6 @@ class LogitScale(nn.Module):
         """() float32."""
         clamped: Tensor = _Clamp.apply(self.log_scale, math.log(MAX_SCALE))
         return clamped.exp()
-
-
-def gather(features: Tensor) -> tuple[Tensor, int]:
-    """Rows of every process, with gradient, and where the own ones start; the tensor itself where there is one process.
-
-    Args:
-        features: (B, D), the same B in every process.
-    """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return features, 0
-    if torch.distributed.get_world_size() == 1:
-        return features, 0
-    from torch.distributed.nn.functional import all_gather
-
-    every = all_gather(features)  # type: ignore[no-untyped-call]
-    return torch.cat(every), torch.distributed.get_rank() * len(features)
 
 
 def info_nce(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
@@ -103,15 +88,24 @@ def standardize(patches: Tensor) -> Tensor:
     return (patches - mean) / (variance + 1e-6).sqrt()
 
 
+def patch_error(predicted: Tensor, target: Tensor) -> Tensor:
+    """(B, P) of at least float32, the mean squared error of each patch. predicted, target: (B, P, N)."""
+    return (at_least_float32(predicted) - at_least_float32(target)).square().mean(dim=-1)
+
+
+def hidden_mean(error: Tensor, hidden: Tensor) -> Tensor:
+    """Mean of (B, ...) over places where hidden (B, ...) bool is True, in all processes; 0 where none is."""
+    weight = hidden.to(error.dtype)
+    return (error * weight).sum() / mean_over_processes(weight.sum()).clamp(min=1 / count())
+
+
 def masked_patch_error(predicted: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
     """Mean over hidden patches of the mean squared error of a patch; 0 where none is hidden.
 
     Args:
         predicted, target: (B, P, N). hidden: (B, P) bool.
     """
-    error = (at_least_float32(predicted) - at_least_float32(target)).square().mean(dim=-1)  # (B, P)
-    weight = hidden.to(error.dtype)
-    return (error * weight).sum() / weight.sum().clamp(min=1)
+    return hidden_mean(patch_error(predicted, target), hidden)
 
 
 def masked_token_error(logits: Tensor, target: Tensor) -> Tensor:
@@ -120,7 +114,18 @@ def masked_token_error(logits: Tensor, target: Tensor) -> Tensor:
     Args:
         logits: (M, V), one row a hidden token. target: (M,) int64, the ids that were hidden.
     """
-    return F.cross_entropy(at_least_float32(logits), target, reduction="sum") / max(len(target), 1)
+    total = F.cross_entropy(at_least_float32(logits), target, reduction="sum")
+    return total / mean_over_processes(total.new_tensor(len(target))).clamp(min=1 / count())
+
+
+def token_error(logits: Tensor, ids: Tensor, hidden: Tensor) -> Tensor:
+    """(B, T) of at least float32, the cross-entropy of each hidden token and 0 elsewhere.
+
+    Args:
+        logits: (M, V), of the hidden tokens. ids: (B, T) int64. hidden: (B, T) bool, M of them True.
+    """
+    error = F.cross_entropy(at_least_float32(logits), ids[hidden], reduction="none")
+    return error.new_zeros(hidden.shape).masked_scatter(hidden, error)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

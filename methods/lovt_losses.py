@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.losses import at_least_float32, gather
+from benchmark.collectives import gather
+from methods.losses import at_least_float32
 
 
 def global_nce(image: Tensor, text: Tensor, temperature: float = 0.1, same_modality: bool = False) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
+from benchmark.parts import ByParts, Part, Tensors
 from benchmark.types import Batch, MethodCard, Recipe, Step
 from methods.base import ImageConfig, Vision, check_choice, check_range, image_preset, tower_recipe
 from methods.decoders import ImageDecoder
+from methods.draws import uniform
 from methods.encoders import ImageTower, sincos_positions
-from methods.losses import masked_patch_error, patchify, standardize
+from methods.losses import hidden_mean, patch_error, patchify, standardize
 from methods.masking import ImageMask, image_mask, take
 
 DECODERS: dict[str, dict[str, Any]] = {
@@ -48,7 +50,7 @@ class MAEConfig(ImageConfig):
             raise UserError(f"decoder_width={width} must be a multiple of 4 and of decoder_heads={heads}")
 
 
-class MAE(Vision):
+class MAE(ByParts, Vision):
     """Vision transformer and light decoder; the decoder is not used at evaluation, which sees every patch."""
 
     name: ClassVar[str] = "mae"
@@ -79,13 +81,18 @@ class MAE(Vision):
             recipe = replace(recipe, steps=172_000, warmup=0.05, clip_norm=0.0)
         return config, recipe
 
-    def loss(self, batch: Batch, step: Step) -> Iterator[Mapping[str, Tensor]]:
-        """One mapping with image and total, which are the same."""
-        config: MAEConfig = self.config
-        mask = draw_mask(batch.images, self.side**2, config.image_mask_ratio)
-        predicted = self.image_decoder(self.image_tower.forward_tokens(batch.images, mask.keep), mask)
-        error = pixel_error(predicted, batch.images, self.image_tower.patch, mask, config.normalize_pixels)
-        yield {"image": error, "total": error}
+    def parts(self, batch: Batch, step: Step) -> Iterator[Part]:
+        """One part with the terms image and total, which are the same."""
+        mask = draw_mask(batch, self.side**2, self.config.image_mask_ratio)
+        yield Part((batch.images, mask), self._embed, lambda found: self._compare(found, mask), additive=True)
+
+    def _embed(self, images: Tensor, mask: ImageMask) -> Tensors:
+        predicted = self.image_decoder(self.image_tower.forward_tokens(images, mask.keep), mask)
+        return {"image": pixel_errors(predicted, images, self.image_tower.patch, self.config.normalize_pixels)}
+
+    def _compare(self, found: Tensors, mask: ImageMask) -> Tensors:
+        error = hidden_mean(found["image"], mask.hidden)
+        return {"image": error, "total": error}
 
 
 class PrefixDecoder(ImageDecoder):
@@ -138,16 +145,16 @@ def place_positions(config: MAEConfig, tower: ImageTower, code: Tensor) -> None:
     model.pos_embed.requires_grad_(config.positions == "learned")
 
 
-def draw_mask(images: Tensor, patches: int, ratio: float) -> ImageMask:
-    """Which patches of images (B, C, h, w) to hide, 0 <= ratio < 1; drawn on the CPU, so the same on every device."""
-    return image_mask(torch.rand(len(images), patches).to(images.device), ratio)
+def draw_mask(batch: Batch, patches: int, ratio: float) -> ImageMask:
+    """Which patches of a batch's images to hide, 0 <= ratio < 1."""
+    return image_mask(uniform(batch, patches), ratio)
 
 
-def pixel_error(predicted: Tensor, images: Tensor, patch: int, mask: ImageMask, normalize: bool) -> Tensor:
-    """Mean squared error of hidden patches, () float32 (MAE, section 3, reconstruction target).
+def pixel_errors(predicted: Tensor, images: Tensor, patch: int, normalize: bool) -> Tensor:
+    """(B, P) float32, the mean squared error of each patch; hidden ones count (MAE, section 3, reconstruction target).
 
     Args:
         predicted: (B, P, patch * patch * C). images: (B, C, h, w), what to predict. normalize: each target patch.
     """
     target = patchify(images, patch)
-    return masked_patch_error(predicted, standardize(target) if normalize else target, mask.hidden)
+    return patch_error(predicted, standardize(target) if normalize else target)

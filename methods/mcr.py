@@ -6,7 +6,7 @@ aggregated. Every size, ratio, weight and decoder is our choice, after the publi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,10 +15,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from benchmark.errors import UserError
+from benchmark.parts import ByParts, Part, Tensors
 from benchmark.types import Batch, MethodCard, Recipe, Step, TextBatch
 from methods.base import TowerConfig, VisionLanguage, check_choice, check_range, tower_preset, tower_recipe
 from methods.decoders import ImageDecoder, TextHead
-from methods.losses import LogitScale, info_nce, masked_patch_error, masked_token_error, patchify, standardize
+from methods.draws import token_noise, uniform
+from methods.losses import LogitScale, hidden_mean, info_nce, patch_error, patchify, standardize, token_error
 from methods.masking import ImageMask, TextMask, image_mask, text_mask
 
 
@@ -58,7 +60,7 @@ class MCRConfig(TowerConfig):
             raise UserError(f"decoder_width={width} must be a multiple of 4 and of decoder_heads={heads}")
 
 
-class MCR(VisionLanguage):
+class MCR(ByParts, VisionLanguage):
     """Contrast and reconstruction from the same masked image and the same masked report; unmasked at evaluation."""
 
     name: ClassVar[str] = "mcr"
@@ -90,36 +92,44 @@ class MCR(VisionLanguage):
         }
         return MCRConfig(**tower_preset(preset), **decoder.get(preset, {})), tower_recipe(preset)
 
-    def loss(self, batch: Batch, step: Step) -> Iterator[Mapping[str, Tensor]]:
-        """One mapping with contrast, image, text and total; two with stream=dual and backward=sequential.
+    def parts(self, batch: Batch, step: Step) -> Iterator[Part]:
+        """One part with the terms contrast, image, text and total; two with stream=dual and backward=sequential.
 
         The masks are drawn first of all, so that every corner of the ablation sees the same ones from the same seed.
         """
         config: MCRConfig = self.config
         text = self.prepare_text(batch.texts).to(batch.images.device)
-        masks = self._draw(batch.images, text)
-        if config.stream == "single":
-            tokens = self._masked(batch.images, text, masks)
-            yield self._total(self._contrast(*tokens, text, masks[1].hidden) | self._rebuild(tokens, batch.images, text, masks))
-            return
-        whole = self.image_tower.forward_tokens(batch.images)[:, self.image_tower.prefix :]
-        terms = self._contrast(whole, self.text_tower(text.ids, text.mask), text)
-        del whole
+        masks = self._draw(batch, text)
+        rows = (batch.images, text, masks)
+        hidden = {"image": masks[0].hidden, "text": masks[1].hidden}
         if config.backward == "sequential":
-            yield self._total(terms)
-            terms = {}
-        tokens = self._masked(batch.images, text, masks)
-        yield self._total(terms | self._rebuild(tokens, batch.images, text, masks))
+            yield Part(rows[:2], self._whole, self._compare(hidden))
+            yield Part(rows, self._rebuilt, self._compare(hidden), additive=True)
+            return
+        yield Part(rows, self._single if config.stream == "single" else self._dual, self._compare(hidden))
 
-    def _draw(self, images: Tensor, text: TextBatch) -> tuple[ImageMask, TextMask]:
-        """One mask a sample and modality, from the global generator on the CPU, so the same on every device."""
-        patches = (images.shape[2] // self.image_tower.patch) * (images.shape[3] // self.image_tower.patch)
-        image_noise = torch.rand(len(images), patches).to(images.device)
-        text_noise = torch.rand(text.ids.shape).to(images.device)
+    def _draw(self, batch: Batch, text: TextBatch) -> tuple[ImageMask, TextMask]:
+        """One mask a sample and modality."""
+        patches = (batch.images.shape[2] // self.image_tower.patch) * (batch.images.shape[3] // self.image_tower.patch)
+        image_noise, text_noise = uniform(batch, patches), token_noise(batch, text)
         return (
             image_mask(image_noise, self.config.image_mask_ratio),
             text_mask(text, text_noise, self.config.text_mask_ratio, self.text_tower.mask_id),
         )
+
+    def _single(self, images: Tensor, text: TextBatch, masks: tuple[ImageMask, TextMask]) -> dict[str, Tensor]:
+        tokens = self._masked(images, text, masks)
+        return self._pooled(*tokens, text, masks[1].hidden) | self._rebuild(tokens, images, text, masks)
+
+    def _dual(self, images: Tensor, text: TextBatch, masks: tuple[ImageMask, TextMask]) -> dict[str, Tensor]:
+        return self._whole(images, text) | self._rebuilt(images, text, masks)
+
+    def _whole(self, images: Tensor, text: TextBatch) -> dict[str, Tensor]:
+        tokens = self.image_tower.forward_tokens(images)[:, self.image_tower.prefix :]
+        return self._pooled(tokens, self.text_tower(text.ids, text.mask), text)
+
+    def _rebuilt(self, images: Tensor, text: TextBatch, masks: tuple[ImageMask, TextMask]) -> dict[str, Tensor]:
+        return self._rebuild(self._masked(images, text, masks), images, text, masks)
 
     def _masked(self, images: Tensor, text: TextBatch, masks: tuple[ImageMask, TextMask]) -> tuple[Tensor, Tensor]:
         """Visible image tokens (B, V, width), and text tokens (B, T, width) of the masked report."""
@@ -127,26 +137,33 @@ class MCR(VisionLanguage):
         tokens = self.image_tower.forward_tokens(images, image.keep)[:, self.image_tower.prefix :]
         return tokens, self.text_tower(words.ids, text.mask)
 
-    def _contrast(
+    def _pooled(
         self, image_tokens: Tensor, text_tokens: Tensor, text: TextBatch, hidden: Tensor | None = None
     ) -> dict[str, Tensor]:
         image, report = self.image_features(image_tokens), self.text_features(text_tokens, text, hidden)
-        return {"contrast": info_nce(image.pooled, report.pooled, self.logit_scale())}
+        return {"pooled image": image.pooled, "pooled text": report.pooled}
 
     def _rebuild(
         self, tokens: tuple[Tensor, Tensor], images: Tensor, text: TextBatch, masks: tuple[ImageMask, TextMask]
     ) -> dict[str, Tensor]:
+        """Errors of each patch (B, P) and of each hidden token (B, T); the vocabulary is looked at where a token is hidden."""
         (image_tokens, text_tokens), (image, words) = tokens, masks
         target = standardize(patchify(images, self.image_tower.patch))
         pixels = self.image_decoder(image_tokens, image)
         logits = self.text_head(text_tokens[words.hidden], self.text_tower.words)
-        return {
-            "image": masked_patch_error(pixels, target, image.hidden),
-            "text": masked_token_error(logits, text.ids[words.hidden]),
-        }
+        return {"image": patch_error(pixels, target), "text": token_error(logits, text.ids, words.hidden)}
 
-    def _total(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _compare(self, hidden: Tensors) -> Callable[[Tensors], Tensors]:
+        """Of the embedded rows the terms that they allow: contrast of pooled vectors, image and text of errors."""
         config: MCRConfig = self.config
         weights = {"contrast": config.contrast_weight, "image": config.image_loss_weight, "text": config.text_loss_weight}
-        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        return {**terms, "total": total}
+
+        def compare(found: Tensors) -> Tensors:
+            terms = {}
+            if "pooled image" in found:
+                terms["contrast"] = info_nce(found["pooled image"], found["pooled text"], self.logit_scale())
+            terms |= {name: hidden_mean(found[name], hidden[name]) for name in ("image", "text") if name in found}
+            total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+            return {**terms, "total": total}
+
+        return compare

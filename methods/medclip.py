@@ -9,7 +9,7 @@ an unknown finding makes two studies alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -18,11 +18,13 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmark.collectives import gather
+from benchmark.parts import ByParts, Part, Tensors
 from benchmark.published import Layout
 from benchmark.types import Batch, Features, MethodCard, Recipe, Step, TextBatch
 from methods.aggregation import masked_mean
 from methods.base import TowerConfig, VisionLanguage, check_choice, check_range, local_tokens, tower_preset, tower_recipe
-from methods.losses import LogitScale, at_least_float32, gather, info_nce
+from methods.losses import LogitScale, at_least_float32, info_nce
 
 SWIN_TINY = "swin_tiny_patch4_window7_224"
 PIXEL_STATS = "0.5862785803043838,0.27950088968644304"
@@ -50,7 +52,7 @@ class MedCLIPConfig(TowerConfig):
             check_choice(self, name, (only,))  # the means are linear, and these have no part in it
 
 
-class MedCLIP(VisionLanguage):
+class MedCLIP(ByParts, VisionLanguage):
     """Image and text towers, a linear map of each, and the semantic matching loss."""
 
     name: ClassVar[str] = "medclip"
@@ -106,18 +108,25 @@ class MedCLIP(VisionLanguage):
             F.normalize(self.text_projection(pooled).float(), dim=-1), self.text_projection(layers), local_tokens(text)
         )
 
-    def loss(self, batch: Batch, step: Step) -> Iterator[Mapping[str, Tensor]]:
-        """One mapping with match and total, which are the same."""
-        text = self.encode_text(self.prepare_text(batch.texts).to(batch.images.device))
-        image, scale = self.encode_image(batch.images), self.logit_scale().clamp(min=1.0)
+    def parts(self, batch: Batch, step: Step) -> Iterator[Part]:
+        """One part with the terms match and total, which are the same."""
+        text = self.prepare_text(batch.texts).to(batch.images.device)
         labels = batch.targets.get("labels")
+        yield Part((batch.images, text), self._embed, lambda found: self._compare(found, labels))
+
+    def _embed(self, images: Tensor, text: TextBatch) -> Tensors:
+        report = self.encode_text(text).pooled
+        return {"image": self.encode_image(images).pooled, "report": report}
+
+    def _compare(self, found: Tensors, labels: Tensor | None) -> Tensors:
+        image, report, scale = found["image"], found["report"], self.logit_scale().clamp(min=1.0)
         if labels is None or not labels.shape[1]:
-            match = info_nce(image.pooled, text.pooled, scale)
+            match = info_nce(image, report, scale)
         else:
             known = labels.nan_to_num(0.0)
             kind: Any = self.config.label_similarity
-            match = soft_label_loss(image.pooled, text.pooled, known, known, scale, kind, self.config.label_temperature)
-        yield {"match": match, "total": match}
+            match = soft_label_loss(image, report, known, known, scale, kind, self.config.label_temperature)
+        return {"match": match, "total": match}
 
 
 def mixed_layers(states: tuple[Tensor, ...]) -> Tensor:

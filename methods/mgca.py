@@ -8,7 +8,7 @@ word embeddings keep BERT's embedding of the first segment, which the released c
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.errors import UserError
+from benchmark.parts import ByParts, Part, Tensors
 from benchmark.published import Layout
 from benchmark.types import Batch, Features, MethodCard, Recipe, Step, TextBatch
 from methods.base import TowerConfig, VisionLanguage, check_choice, check_range, tower_preset, tower_recipe
 from methods.encoders import ViTTower
 from methods.losses import at_least_float32
-from methods.mgca_attention import Words, attention_weights, bert_attention, sum_words, vit_tokens
+from methods.mgca_attention import attention_weights, bert_attention, sum_words, vit_tokens, without_start
 from methods.mgca_losses import instance_loss, prototype_loss, renormalize, token_loss
 
 PIXEL_STATS = "0.5,0.5"  # mgca/datasets/transforms.py, after padding to a square
@@ -111,7 +112,7 @@ class View:
     weights: Tensor | None
 
 
-class MGCA(VisionLanguage):
+class MGCA(ByParts, VisionLanguage):
     """Towers, a head for each of their global and local features, and prototypes that both modalities share."""
 
     name: ClassVar[str] = "mgca"
@@ -171,28 +172,36 @@ class MGCA(VisionLanguage):
 
     def encode_image(self, images: Tensor) -> Features:
         """images: (B, C, h, w) float32 -> pooled (B, D) normalised, tokens (B, P, D) normalised."""
-        view = self._image(images, weighted=False)
+        view = self._image(self._see(images, weighted=False))
         return Features(view.whole, view.local, None)
 
     def encode_text(self, text: TextBatch) -> Features:
         """(B, T) tokens -> pooled (B, D) normalised, tokens (B, W, D) of W words with [SEP] as the last, mask (B, W)."""
-        view = self._report(text, weighted=False)
+        view = self._report(self._read(text, weighted=False))
         return Features(view.whole, view.local, view.mask)
 
-    def loss(self, batch: Batch, step: Step) -> Iterator[Mapping[str, Tensor]]:
-        """One mapping with instance, token, prototype and total.
+    def parts(self, batch: Batch, step: Step) -> Iterator[Part]:
+        """One part with the terms instance, token, prototype and total; batch norm of the heads sees all rows.
 
         Raises:
             UserError: a batch of one pair, of which batch norm knows no variance.
         """
-        if self.training and len(batch.texts) < 2:
-            raise UserError("batch_size=1: the heads of mgca have batch norm, which needs two pairs or more in each process")
-        config = self.config
-        image = self._image(batch.images, weighted=True)
-        text = self._report(self.prepare_text(batch.texts).to(batch.images.device), weighted=True)
+        if self.training and len(batch.reports) < 2:
+            raise UserError("batch_size=1: the heads of mgca have batch norm, which needs two pairs or more")
+        text = self.prepare_text(batch.texts).to(batch.images.device)
+        yield Part((batch.images, text), self._embed, lambda found: self._compare(found, step))
+
+    def _embed(self, images: Tensor, text: TextBatch) -> Tensors:
+        image, report = self._see(images, weighted=True), self._read(text, weighted=True)
+        return {f"image {name}": item for name, item in image.items()} | {f"text {name}": item for name, item in report.items()}
+
+    def _compare(self, found: Tensors, step: Step) -> Tensors:
+        image = self._image({name[6:]: item for name, item in found.items() if name.startswith("image ")})
+        text = self._report({name[5:]: item for name, item in found.items() if name.startswith("text ")})
         assert image.weights is not None
         assert text.weights is not None
         assert text.mask is not None
+        config = self.config
         renormalize(self.prototypes)
         prototypes: Tensor = self.prototypes
         if step.epoch < config.frozen_epochs:
@@ -210,15 +219,15 @@ class MGCA(VisionLanguage):
                 config.sinkhorn_epsilon,
             ),
         }  # fmt: skip
-        total = (
-            config.instance_weight * terms["instance"]
-            + config.token_weight * terms["token"]
-            + config.prototype_weight * terms["prototype"]
-        )
-        yield {**terms, "total": total}
+        total = config.instance_weight * terms["instance"] + config.token_weight * terms["token"]
+        total = total + config.prototype_weight * terms["prototype"]
+        return {**terms, "total": total}
 
-    def _image(self, images: Tensor, weighted: bool) -> View:
-        """Of a ViT the class token and the patches, weighed by its look at them; of another the last two maps, unweighed."""
+    def _see(self, images: Tensor, weighted: bool) -> dict[str, Tensor]:
+        """Of a ViT the class token and the patches, weighed by its look at them; of another the last two maps, unweighed.
+
+        whole (B, width), local (B, P, width) and, where weights are asked for, attention (B, P).
+        """
         attention = None
         if isinstance(self.image_tower, ViTTower):
             tokens, attention = vit_tokens(self.image_tower, images, weighted)
@@ -230,14 +239,20 @@ class MGCA(VisionLanguage):
                 images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=True)
             maps = self.image_tower.maps(images)
             whole, local = maps[-1].mean(dim=(2, 3)), maps[-2:][0].flatten(2).transpose(1, 2)  # (B, D, h, w) -> (B, hw, D)
-        weights = None
+        found = {"whole": whole, "local": local}
         if weighted:
-            attention = local.new_ones(local.shape[:2]) if attention is None else attention
-            weights = attention_weights(attention, torch.ones_like(attention, dtype=torch.bool))
-        return View(_unit(self.image_global(whole)), _mapped(self.image_local, local), None, weights)
+            found["attention"] = local.new_ones(local.shape[:2]) if attention is None else attention
+        return found
 
-    def _report(self, text: TextBatch, weighted: bool) -> View:
-        """[CLS], and the words weighed by its look at them."""
+    def _image(self, seen: Tensors) -> View:
+        """What `_see` gives, through the heads."""
+        attention, weights = seen.get("attention"), None
+        if attention is not None:
+            weights = attention_weights(attention, torch.ones_like(attention, dtype=torch.bool))
+        return View(_unit(self.image_global(seen["whole"])), _mapped(self.image_local, seen["local"]), None, weights)
+
+    def _read(self, text: TextBatch, weighted: bool) -> dict[str, Tensor]:
+        """[CLS], and the words weighed by its look at them: whole (B, width), local (B, W, width), mask (B, W), attention."""
         config = self.config
         attention = torch.zeros(text.ids.shape, device=text.ids.device)
         if weighted:
@@ -248,20 +263,16 @@ class MGCA(VisionLanguage):
             tokens = self.text_tower(text.ids, text.mask)
         words = sum_words(tokens, attention, text, config.shifted_attention, config.max_tokens * config.lost_last_word)
         padded = config.padded_words and self.training
-        words = _without_start(words, config.max_tokens - 1 if padded else 0)
-        local = _mapped(self.text_local, words.tokens, None if padded else words.mask)
-        weights = attention_weights(words.attention, words.mask) if weighted else None
-        return View(_unit(self.text_global(tokens[:, 0])), local, words.mask, weights)
+        words = without_start(words, config.max_tokens - 1 if padded else 0)
+        found = {"whole": tokens[:, 0], "local": words.tokens, "mask": words.mask}
+        return found | ({"attention": words.attention} if weighted else {})
 
-
-def _without_start(words: Words, least: int) -> Words:
-    """The words after [CLS], filled up with zeros to `least` of them."""
-    more = max(0, least - words.mask.shape[1] + 1)
-    return Words(
-        F.pad(words.tokens[:, 1:], (0, 0, 0, more)),
-        F.pad(words.attention[:, 1:], (0, more)),
-        F.pad(words.mask[:, 1:], (0, more)),
-    )
+    def _report(self, read: Tensors) -> View:
+        """What `_read` gives, through the heads."""
+        padded, mask = self.config.padded_words and self.training, read["mask"]
+        local = _mapped(self.text_local, read["local"], None if padded else mask)
+        weights = attention_weights(read["attention"], mask) if "attention" in read else None
+        return View(_unit(self.text_global(read["whole"])), local, mask, weights)
 
 
 def _unit(features: Tensor) -> Tensor:

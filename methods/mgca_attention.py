@@ -136,3 +136,13 @@ def attention_weights(attention: Tensor, mask: Tensor) -> Tensor:
     attention = at_least_float32(attention.detach())
     clipped = clip_attention(attention, mask & (attention > 0))
     return clipped / clipped.sum(dim=1, keepdim=True).clamp(min=torch.finfo(clipped.dtype).tiny)
+
+
+def without_start(words: Words, least: int) -> Words:
+    """The words after [CLS], filled up with zeros to `least` of them."""
+    more = max(0, least - words.mask.shape[1] + 1)
+    return Words(
+        F.pad(words.tokens[:, 1:], (0, 0, 0, more)),
+        F.pad(words.attention[:, 1:], (0, more)),
+        F.pad(words.mask[:, 1:], (0, more)),
+    )

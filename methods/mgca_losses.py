@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.losses import at_least_float32, gather, info_nce
+from benchmark.collectives import gather
+from methods.losses import at_least_float32, info_nce
 
 
 def instance_loss(image: Tensor, text: Tensor, temperature: float = 0.07) -> Tensor:

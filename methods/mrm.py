@@ -6,7 +6,7 @@ a masked report. It learns from reports and encodes none: the report branch neve
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
@@ -17,13 +17,15 @@ from torch.nn import functional as F
 
 from benchmark.data.text import SPECIAL
 from benchmark.errors import UserError
+from benchmark.parts import ByParts, Part, Tensors
 from benchmark.published import Layout
 from benchmark.types import Batch, MethodCard, Recipe, Step, TextBatch
 from methods.base import Vision, check_choice, check_heads, check_range, tower_preset, tower_recipe
 from methods.decoders import TextHead
+from methods.draws import token_noise
 from methods.encoders import sincos_positions
-from methods.losses import masked_token_error
-from methods.mae import DECODERS, MAEConfig, PrefixDecoder, draw_mask, patches_a_side, pixel_error, place_positions
+from methods.losses import hidden_mean, token_error
+from methods.mae import DECODERS, MAEConfig, PrefixDecoder, draw_mask, patches_a_side, pixel_errors, place_positions
 from methods.masking import ImageMask, TextMask
 from methods.text_encoder import TextTower
 
@@ -79,7 +81,7 @@ class MRMConfig(MAEConfig):
             check_range(self, "text_vocabulary", len(SPECIAL), 1_000_000)
 
 
-class MRM(Vision):
+class MRM(ByParts, Vision):
     """Image encoder of a masked autoencoder with two decoders, for a larger image and for the report.
 
     `input` asks for the target's size in training mode and for the encoder's own size in evaluation mode, so that the
@@ -161,31 +163,44 @@ class MRM(Vision):
             raise UserError("this MRM was read from a published checkpoint without its vocabulary and reads no reports")
         return self.text_tower.prepare(texts)
 
-    def loss(self, batch: Batch, step: Step) -> Iterator[Mapping[str, Tensor]]:
-        """One mapping with image, text and total. Images of another size than the target's are brought to it first."""
+    def parts(self, batch: Batch, step: Step) -> Iterator[Part]:
+        """One part with the terms image, text and total. Images of another size than the target's are brought to it first."""
         config: MRMConfig = self.config
         text = self.prepare_text(batch.texts).to(batch.images.device)
         if config.report_labels == "all":
             text = pad(text, config.max_tokens, self.text_tower.pad_id)
-        mask = draw_mask(batch.images, self.side**2, config.image_mask_ratio)
-        noise = torch.rand(text.ids.shape).to(batch.images.device)
-        words = word_mask(text, noise, config.text_mask_ratio, self.text_tower.mask_id)
-        terms = self.terms(batch.images, mask, text, words)
-        total = config.image_loss_weight * terms["image"] + config.text_loss_weight * terms["text"]
-        yield {**terms, "total": total}
+        mask = draw_mask(batch, self.side**2, config.image_mask_ratio)
+        words = word_mask(text, token_noise(batch, text), config.text_mask_ratio, self.text_tower.mask_id)
+        counted = (mask.hidden, self.counted(text, words))
+        yield Part((batch.images, mask, text, words), self.errors, lambda found: self.total(found, *counted), additive=True)
 
-    def terms(self, images: Tensor, mask: ImageMask, text: TextBatch, words: TextMask) -> dict[str, Tensor]:
-        """The losses of the image and of the report, () float32 each (model_mrm.py, forward)."""
+    def terms(self, images: Tensor, mask: ImageMask, text: TextBatch, words: TextMask) -> Tensors:
+        """The losses of the image and of the report, () float32 each, and their weighted total (model_mrm.py, forward)."""
+        return self.total(self.errors(images, mask, text, words), mask.hidden, self.counted(text, words))
+
+    def total(self, found: Tensors, patches: Tensor, words: Tensor) -> Tensors:
+        """Means of errors (B, P) and (B, T) where patches (B, P) and words (B, T) bool are True."""
+        image, report = hidden_mean(found["image"], patches), hidden_mean(found["text"], words)
+        total = self.config.image_loss_weight * image + self.config.text_loss_weight * report
+        return {"image": image, "text": report, "total": total}
+
+    def counted(self, text: TextBatch, words: TextMask) -> Tensor:
+        """(B, T) bool, the positions that count in the report's loss."""
+        every: Tensor = {"hidden": words.hidden, "real": text.mask}.get(self.config.report_labels, torch.ones_like(text.mask))
+        return every
+
+    def errors(self, images: Tensor, mask: ImageMask, text: TextBatch, words: TextMask) -> Tensors:
+        """Of each patch (B, P), and of each position of a report (B, T), 0 where it does not count."""
         config: MRMConfig = self.config
         large = self.resized(images, config.image_size * config.target_scale)
         tokens = self.image_tower.forward_tokens(self.resized(large, config.image_size), mask.keep)
         predicted = self.image_decoder(tokens, mask)
         seen = self.to_report(tokens[:, self.image_tower.prefix :].mean(dim=1))
-        counted = {"hidden": words.hidden, "real": text.mask, "all": torch.ones_like(text.mask)}[config.report_labels]
+        counted = self.counted(text, words)
         logits = self.logits(words.ids, text.mask, seen, counted)
         return {
-            "image": pixel_error(predicted, large, self.target_patch, mask, config.normalize_pixels),
-            "text": masked_token_error(logits, text.ids[counted]),
+            "image": pixel_errors(predicted, large, self.target_patch, config.normalize_pixels),
+            "text": token_error(logits, text.ids, counted),
         }
 
     def resized(self, images: Tensor, side: int) -> Tensor:

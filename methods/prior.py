@@ -6,7 +6,7 @@ reconstruction of image and report. Where the released code is wrong, the defaul
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import ClassVar
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.data.text import split_sentences
+from benchmark.parts import ByParts, Part, Tensors
 from benchmark.published import Layout
 from benchmark.types import Batch, Features, MethodCard, Recipe, Step, TextBatch
 from methods import prior_config
@@ -80,7 +81,7 @@ def shuffle_sentences(texts: Sequence[str]) -> list[str]:
     return found
 
 
-class PRIOR(VisionLanguage):
+class PRIOR(ByParts, VisionLanguage):
     """Global, local and prototype alignment of images and reports, and the reconstruction of both."""
 
     name: ClassVar[str] = "prior"
@@ -184,8 +185,8 @@ class PRIOR(VisionLanguage):
 
     # --------------------------------------------------------------------------------------------- training
 
-    def loss(self, batch: Batch, step: Step) -> Iterator[Mapping[str, Tensor]]:
-        """One mapping with contrast, image_local and text_local, from stage 2 on prototype, and in stage 3 pixels,
+    def parts(self, batch: Batch, step: Step) -> Iterator[Part]:
+        """One part with the terms contrast, image_local and text_local, from stage 2 on prototype, and in stage 3 pixels,
         sentences, divergence and report; none weighted but in total. Sentences are shuffled at every step.
         """
         stage = min(step.stage, LAST_STAGE)
@@ -193,11 +194,17 @@ class PRIOR(VisionLanguage):
         self.bank_since.fill_(-1 if stage == 1 else since if 0 <= since <= step.index else step.index)
         begin = max(0, int(self.bank_since))
         progress = (step.index - begin) / max(1, step.n_steps - begin)
-        text = self.prepare_text(shuffle_sentences(batch.texts)).to(batch.images.device)
-        tokens, pooled = self._read_image(batch.images)
-        words = self.text_tower(text.ids, text.mask)
-        view = self.view((tokens, pooled), words, text.sentences, text.mask)
-        yield self.terms(view, batch.images, stage, progress)
+        text = self.prepare_text(batch.own(shuffle_sentences(batch.reports))).to(batch.images.device)
+
+        def compare(found: Tensors) -> Tensors:
+            view = self.view((found["tokens"], found["pooled"]), found["words"], text.sentences, text.mask)
+            return self.terms(view, batch.images, stage, progress)
+
+        yield Part((batch.images, text), self._embed, compare)
+
+    def _embed(self, images: Tensor, text: TextBatch) -> Tensors:
+        tokens, pooled = self._read_image(images)
+        return {"tokens": tokens, "pooled": pooled, "words": self.text_tower(text.ids, text.mask)}
 
     def view(self, image: tuple[Tensor, Tensor], words: Tensor, sentences: Tensor, mask: Tensor) -> View:
         """Tower outputs in the common space.
@@ -260,9 +267,8 @@ class PRIOR(VisionLanguage):
         return info_nce(F.normalize(one.float(), dim=-1), F.normalize(other.float(), dim=-1), self.logit_scale.exp())
 
     def _mix(self, logits: Tensor, progress: float) -> Tensor:
-        config: PRIORConfig = self.config
-        temperature = temperature_at(config.bank_temperature, config.bank_schedule, progress)
-        return self.sentence_bank.mix(logits, temperature, self.training or config.gumbel_at_evaluation)
+        temperature = temperature_at(self.config.bank_temperature, self.config.bank_schedule, progress)
+        return self.sentence_bank.mix(logits, temperature, self.training or self.config.gumbel_at_evaluation)
 
     def _grid(self, images: Tensor) -> tuple[int, int]:
         return -(-images.shape[2] // self.stride), -(-images.shape[3] // self.stride)
@@ -277,8 +283,8 @@ class PRIOR(VisionLanguage):
         return self.local_image_projection(tokens), self.global_image_projection(pooled)
 
     def _project_text(self, words: Tensor, sentences: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        vectors, real = self.item_gather(self.local_text_projection(words), sentences, mask)
-        return vectors, real
+        found: tuple[Tensor, Tensor] = self.item_gather(self.local_text_projection(words), sentences, mask)
+        return found
 
 
 class PRIORImage(Vision):

@@ -88,7 +88,7 @@ def preset(name: str) -> tuple[PRIORConfig, Recipe]:
             "image_decoder_channels": 0, "temperature": 0.01, "local_temperature": 0.01,
         }  # fmt: skip
         # 150 epochs of 182,475 pairs; warm-ups of 1, 1 and 5 epochs. Here and not there: no decay of biases and norms,
-        # no flips (reports name sides), batch norm by process instead of over all of them
+        # no flips (reports name sides)
         recipe = replace(
             recipe, stages=STAGES, steps=46_500, batch_size=588, learning_rate=1e-5, weight_decay=1e-6, beta2=0.999,
             warmup=0.05, clip_norm=0.0, precision="fp16",

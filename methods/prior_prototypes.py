@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmark.collectives import numbers, rank, share
 from methods.losses import at_least_float32
 
 SCHEDULES = ("fixed", "linear", "exponential")
@@ -23,7 +24,10 @@ def temperature_at(start: float, schedule: str, progress: float) -> float:
 
 def gumbel_noise(logits: Tensor) -> Tensor:
     """logits (..., K) float32 -> standard Gumbel noise (..., K) float32 on the same device, from the global generator."""
-    return -torch.empty_like(logits).exponential_().log()
+    every = numbers(len(logits), logits.device)  # of several processes, each takes its rows of one draw
+    own = slice(start := sum(every[: rank()]), start + len(logits))
+    drawn = logits.new_empty(sum(every), *logits.shape[1:]).exponential_()
+    return -drawn[own].log()
 
 
 class PrototypeBank(nn.Module):
@@ -55,7 +59,7 @@ class PrototypeBank(nn.Module):
 
 def prototype_loss(prototypes: Tensor, sentences: Tensor) -> Tensor:
     """mean |z - s| over (N, D); both sides get the gradient, there is no moving average and no commitment term."""
-    return (at_least_float32(prototypes) - at_least_float32(sentences)).abs().mean()
+    return share((at_least_float32(prototypes) - at_least_float32(sentences)).abs().mean(), len(sentences))
 
 
 def divergence(true: Tensor, predicted: Tensor) -> Tensor:
@@ -65,4 +69,4 @@ def divergence(true: Tensor, predicted: Tensor) -> Tensor:
         true: (N, K) logits of the sentences, not of their prototypes. predicted: (N, K) logits.
     """
     expected, found = F.log_softmax(true, dim=-1), F.log_softmax(predicted, dim=-1)
-    return F.kl_div(found, expected, reduction="batchmean", log_target=True)
+    return share(F.kl_div(found, expected, reduction="batchmean", log_target=True), len(true))

@@ -6,7 +6,7 @@ blur; there is no color to jitter, and no flip by default, since labels and repo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil, log, pi
 from typing import ClassVar
@@ -15,13 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmark.collectives import gather
+from benchmark.parts import ByParts, Part, Tensors
 from benchmark.types import Batch, InputSpec, MethodCard, Recipe, Step
 from methods.base import ImageConfig, Vision, check_range, image_preset, tower_recipe
-from methods.losses import at_least_float32, gather
+from methods.draws import uniform
+from methods.losses import at_least_float32
 
 ASPECT = 4 / 3  # of a crop, the other way round as well
 SHIFT = 0.1  # of the side, each way
 ZOOM = 0.05  # 0.95 to 1.05
+DRAWN = 13  # numbers a view
 BLUR = (0.1, 3.0)  # standard deviation in pixels of an image of 224
 
 
@@ -48,7 +52,7 @@ class SimCLRConfig(ImageConfig):
             check_range(self, name, 0.0, 1.0)
 
 
-class SimCLR(Vision):
+class SimCLR(ByParts, Vision):
     """An image tower with a projection that is used in training only; features are means of the tower's tokens."""
 
     name: ClassVar[str] = "simclr"
@@ -81,13 +85,19 @@ class SimCLR(Vision):
             )  # fmt: skip
         return config, recipe
 
-    def loss(self, batch: Batch, step: Step) -> Iterator[Mapping[str, Tensor]]:
-        """One mapping with contrast and total, which are the same."""
-        images = torch.cat([view(batch.images, self.config, self.input) for _ in range(2)])  # (2B, C, h, w)
-        tokens = self.image_tower.forward_tokens(images)[:, self.image_tower.prefix :]
-        first, second = self.projection(tokens.mean(dim=1)).chunk(2)
+    def parts(self, batch: Batch, step: Step) -> Iterator[Part]:
+        """One part with the terms contrast and total, which are the same; batch norm of the head sees all rows."""
+        views = [view(batch.images, self.config, self.input, uniform(batch, DRAWN).cpu()) for _ in range(2)]
+        yield Part(tuple(views), self._embed, self._compare)
+
+    def _embed(self, first: Tensor, second: Tensor) -> Tensors:
+        tokens = self.image_tower.forward_tokens(torch.cat([first, second]))[:, self.image_tower.prefix :]  # (2B, P, width)
+        return dict(zip(("first", "second"), tokens.mean(dim=1).chunk(2)))
+
+    def _compare(self, found: Tensors) -> Tensors:
+        first, second = self.projection(torch.cat([found["first"], found["second"]])).chunk(2)
         contrast = nt_xent(first, second, self.config.temperature)
-        yield {"contrast": contrast, "total": contrast}
+        return {"contrast": contrast, "total": contrast}
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
@@ -110,16 +120,17 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         return F.cross_entropy(logits, own.roll(len(first)))  # the other view stands where its half of the rows does
 
 
-def view(images: Tensor, config: SimCLRConfig, spec: InputSpec) -> Tensor:
+def view(images: Tensor, config: SimCLRConfig, spec: InputSpec, drawn: Tensor | None = None) -> Tensor:
     """One random view of each image, drawn from the global generator on the CPU, so the same on every device.
 
     Args:
         images: (B, C, h, w) float32, normalised by `spec`, whose black fills what a rotation leaves empty.
+        drawn: (B, 13) in [0, 1) on the CPU, if it was drawn before.
 
     Returns:
         (B, C, h, w) float32, normalised again; pixels stay in black to white.
     """
-    drawn = torch.rand(len(images), 13)
+    drawn = torch.rand(len(images), DRAWN) if drawn is None else drawn
     with torch.autocast(images.device.type, enabled=False):  # half precision would cost gray levels
         mean, std = (
             torch.tensor(item, dtype=images.dtype, device=images.device).reshape(1, -1, 1, 1) for item in (spec.mean, spec.std)

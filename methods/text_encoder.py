@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel
@@ -18,6 +20,7 @@ from benchmark.hub import check_hub
 from benchmark.types import TextBatch
 
 HUB_NAME = "emilyalsentzer/Bio_ClinicalBERT"
+MOST_TEXTS = 1 << 17  # whose tokens are kept: of 112 tokens each, 200 MiB
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -43,8 +46,7 @@ class TextTower(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         width, layers, heads = shape
-        self.width = width
-        self.max_tokens = max_tokens
+        self.width, self.max_tokens = width, max_tokens
         if weights == "none":
             if tokenizer is None:
                 raise UserError(
@@ -76,6 +78,7 @@ class TextTower(nn.Module):
                 )
             if max_tokens > own[0]:
                 raise UserError(f"max_tokens={max_tokens} is over the {own[0]} positions of text_weights={weights!r}")
+        self._tokens: dict[str, tuple[NDArray[np.int32], bool]] = {}
         self.pad_id, self.end_id, self.mask_id = (_token_id(self.tokenizer, name) for name in ("[PAD]", "[SEP]", "[MASK]"))
 
     @property
@@ -100,19 +103,26 @@ class TextTower(nn.Module):
 
         A text over `max_tokens` keeps its beginning, closes with [SEP] and counts as truncated.
         """
-        encodings = self.tokenizer.encode_batch(list(texts))
-        rows = [_rows(encoding, text, self.max_tokens, self.end_id) for encoding, text in zip(encodings, texts)]
-        length = max((len(ids) for ids, _, _ in rows), default=2)
-        padded = [
-            torch.tensor([[*row[part], *[fill] * (length - len(row[part]))] for row in rows], dtype=torch.int64)
-            for part, fill in enumerate((self.pad_id, -1, -1))
-        ]
-        lengths = torch.tensor([len(ids) for ids, _, _ in rows], dtype=torch.int64)
-        mask = torch.arange(length) < lengths.unsqueeze(1)
-        padded = [item.reshape(len(rows), length) for item in padded]  # keeps (0, T) of no texts
-        special = padded[1] < 0
-        truncated = sum(len(encoding.ids) > self.max_tokens for encoding in encodings)
-        return TextBatch(padded[0], mask, special, padded[1], padded[2], truncated)
+        rows = self._known(texts)
+        lengths = [row.shape[1] for row, _ in rows]
+        table = np.empty((3, len(rows), max(lengths, default=2)), np.int64)
+        table[:] = np.array([self.pad_id, -1, -1]).reshape(3, 1, 1)
+        for place, (row, _) in enumerate(rows):
+            table[:, place, : row.shape[1]] = row
+        ids, sentences, words = torch.from_numpy(table)
+        mask = torch.arange(table.shape[2]) < torch.tensor(lengths, dtype=torch.int64).unsqueeze(1)
+        return TextBatch(ids, mask, sentences < 0, sentences, words, sum(cut for _, cut in rows))
+
+    def _known(self, texts: Sequence[str]) -> list[tuple[NDArray[np.int32], bool]]:
+        """Of each text its ids, sentences and words (3, T), and whether it was cut; kept, since texts come again each epoch."""
+        asked = dict.fromkeys(texts)
+        if len(self._tokens) + len(asked) > MOST_TEXTS:
+            self._tokens.clear()
+        new = [text for text in asked if text not in self._tokens]
+        for text, encoding in zip(new, self.tokenizer.encode_batch(new)):
+            row = np.array(_rows(encoding, text, self.max_tokens, self.end_id), np.int32)
+            self._tokens[text] = (row, len(encoding.ids) > self.max_tokens)
+        return [self._tokens[text] for text in texts]
 
 
 def _rows(encoding: Encoding, text: str, limit: int, end_id: int) -> tuple[list[int], list[int], list[int]]:

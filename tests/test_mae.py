@@ -12,7 +12,8 @@ from benchmark.contract import check
 from benchmark.errors import UserError
 from benchmark.types import PRESETS, Batch, Step, capabilities, reads_reports
 from methods.encoders import sincos_positions
-from methods.mae import MAE, MAEConfig, draw_mask, pixel_error
+from methods.losses import hidden_mean
+from methods.mae import MAE, MAEConfig, draw_mask, pixel_errors
 from methods.masking import image_mask
 
 TINY: dict[str, Any] = {
@@ -83,9 +84,13 @@ def test_hidden_pixels_do_not_reach_the_encoder_and_visible_ones_are_no_target()
     before = method.image_tower.forward_tokens(pictures, mask.keep)
     assert torch.equal(method.image_tower.forward_tokens(torch.where(cells, noise, pictures), mask.keep), before)
     predicted = method.image_decoder(before, mask).detach().requires_grad_()
-    error = pixel_error(predicted, pictures, 8, mask, True)
-    assert torch.equal(pixel_error(predicted, torch.where(cells, pictures, noise), 8, mask, True), error)
-    assert not torch.equal(pixel_error(predicted, torch.where(cells, noise, pictures), 8, mask, True), error)
+
+    def hidden_error(predicted: Tensor, pictures: Tensor) -> Tensor:
+        return hidden_mean(pixel_errors(predicted, pictures, 8, True), mask.hidden)
+
+    error = hidden_error(predicted, pictures)
+    assert torch.equal(hidden_error(predicted, torch.where(cells, pictures, noise)), error)
+    assert not torch.equal(hidden_error(predicted, torch.where(cells, noise, pictures)), error)
     error.backward()
     assert predicted.grad is not None
     assert torch.equal(predicted.grad.abs().sum(dim=2) > 0, mask.hidden)
@@ -93,7 +98,7 @@ def test_hidden_pixels_do_not_reach_the_encoder_and_visible_ones_are_no_target()
 
 def test_ratio_decides_how_many_patches_are_hidden_and_the_seed_which() -> None:
     torch.manual_seed(0)
-    masks = [draw_mask(images(), 16, ratio) for ratio in (0.0, 0.5, 0.75)]
+    masks = [draw_mask(batch_of(images()), 16, ratio) for ratio in (0.0, 0.5, 0.75)]
     assert [int(mask.hidden.sum()) for mask in masks] == [0, 24, 36]
     assert step(build(image_mask_ratio=0.0), batch_of(images())).item() == 0.0
     method = build()

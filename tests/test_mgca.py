@@ -318,7 +318,9 @@ def test_each_quirk_changes_the_token_term_alone(tokenizer: Tokenizer, quirk: st
 
 def test_padding_of_the_batch_moves_no_term_of_a_pair(tokenizer: Tokenizer) -> None:
     model = built(tokenizer).eval()  # batch norm as it stands, so that rows do not see each other
-    short, long = (model._report(model.prepare_text(texts), True) for texts in ((REPORTS[2],), (REPORTS[2], REPORTS[4])))
+    short, long = (
+        model._report(model._read(model.prepare_text(texts), True)) for texts in ((REPORTS[2],), (REPORTS[2], REPORTS[4]))
+    )
     count = short.local.shape[1]
     torch.testing.assert_close(long.local[:1, :count], short.local, atol=1e-5, rtol=1e-5)
     assert short.weights is not None

@@ -13,8 +13,9 @@ from benchmark.data.dataset import Dataset
 from benchmark.data.text import REPORT
 from benchmark.data.transform import augment
 from benchmark.errors import UserError
-from benchmark.pretrain import Loader, optimizer_of, training_rows
 from benchmark.schedule import learning_rate
+from benchmark.training.batches import Loader, training_rows
+from benchmark.training.optimizers import optimizer_of
 from benchmark.types import Recipe
 from tests.test_pretrain import Setup
 from tests.toy import ToySource

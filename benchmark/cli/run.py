@@ -6,12 +6,14 @@ Exit status 1 when a cell failed, or when a method that was named is unavailable
 from __future__ import annotations
 
 import argparse
+import os
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from benchmark.cli import launching
 from benchmark.cli.arguments import add_run_arguments, add_task_arguments, run_options
+from benchmark.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Runs the cells and writes the board."""
     options = run_options(arguments)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("run works in one process; start `pretrain` under torchrun, and `run` with the same options afterwards")
     if arguments.launcher == "slurm":
         options = replace(options, device="cpu")  # of this process, which only plans: a login node may have no GPU
     from benchmark.launch.collect import Collecting

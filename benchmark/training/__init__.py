@@ -1,0 +1,1 @@
+"""What the pretraining loop is made of: batches, steps, optimizers, states, logs."""

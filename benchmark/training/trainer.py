@@ -1,0 +1,157 @@
+"""One step of a pretraining: loss, backward, gradients of all processes, clipping, optimizer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from benchmark import collectives, repro
+from benchmark.errors import UserError
+from benchmark.meter import count_gmacs
+from benchmark.parts import Separable, Tensors, take_rows
+from benchmark.schedule import learning_rate, stage_at, stages
+from benchmark.training.blocks import prepare_blocks
+from benchmark.training.faults import not_finite
+from benchmark.training.optimizers import Average, optimizer_of
+from benchmark.training.pieces import Pieces, no_batch_norm, require_parts
+from benchmark.types import Batch, Recipe, Step
+
+UNSUPPORTED = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron"}
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a step gave: terms of the loss of the whole batch, and the norm of its gradient before clipping."""
+
+    terms: dict[str, float]
+    gradient_norm: float
+
+
+class Trainer:
+    """A method with its optimizer, on the device and in training mode; one in each process.
+
+    Args:
+        method: nn.Module with the capability "trainable".
+        seed: of the run. folder: where a batch is put whose loss is not finite.
+
+    Raises:
+        UserError: a setting that this method does not allow.
+    """
+
+    def __init__(self, method: Any, recipe: Recipe, device: torch.device, seed: int = 0, folder: Path | None = None) -> None:
+        self.method, self.recipe, self.device, self.seed, self.folder = method, recipe, device, seed, folder
+        self.accelerator = accelerator_of(device, recipe)
+        self.separable = isinstance(method, Separable)
+        require_parts(method, recipe)
+        prepare_blocks(method, recipe)
+        self.method.to(device).train()
+        collectives.share_batch_norm(method)
+        self.optimizer = self.accelerator.prepare(optimizer_of(method, recipe))
+        self.average = Average(method, recipe.average) if recipe.average else None
+
+    def step(self, batch: Batch, index: int, epoch: int) -> Taken:
+        """Takes step `index`. Raises UserError, before the step is taken, if its loss or gradient is not finite."""
+        stage = stage_at(self.recipe, index)
+        if index == stage.start > 0:
+            self.optimizer.state.clear()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe, index) * group.get("factor", 1.0)
+        self.optimizer.zero_grad(set_to_none=True)
+        found: dict[str, Tensor] = {}
+        with repro.seeded(self.seed, "step", index):
+            for terms in self._passes(batch, Step(index, epoch, self.recipe.steps, stage.number)):
+                for name, value in terms.items():
+                    found[name] = found.get(name, 0) + value.detach().double()
+        collectives.mean_gradients(self.method.parameters())
+        norm = self.accelerator.clip_grad_norm_(self.method.parameters(), self.recipe.clip_norm or float("inf"))
+        taken = self._checked(found, norm, batch, index)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.method, index)
+        return taken
+
+    def finish(self) -> None:
+        """After the last step: the method holds what is to be kept, which is the average where there is one."""
+        if self.average is not None:
+            self.average.give(self.method)
+        self.method.eval()
+
+    def gmacs(self, batch: Batch, epoch: int) -> float:
+        """Multiply-accumulates of a forward step of the last stage for each image; moves no statistics."""
+        batch = _first_rows(batch, self.recipe.micro_batch) if self.recipe.micro_batch > 1 else batch
+        kept = [(buffer, buffer.detach().clone()) for buffer in self.method.buffers()]
+        with repro.seeded(self.seed, "count"), self.accelerator.autocast():
+            last = Step(0, epoch, self.recipe.steps, stages(self.recipe)[-1].number)
+            total = count_gmacs(lambda: list(self.method.loss(batch, last)))
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+        return total / len(batch.uids)
+
+    def _passes(self, batch: Batch, step: Step) -> Iterator[Tensors]:
+        """The terms of each backward pass, once its gradients are there."""
+        if self.separable and (self.recipe.micro_batch or collectives.count() > 1):
+            rows = len(batch.uids)
+            size = min(self.recipe.micro_batch or rows, rows)
+
+            def drawing(start: int) -> AbstractContextManager[object]:
+                return self._drawing(step.index, batch.start + start, whole=size == rows)
+
+            pieces = Pieces(size, self.accelerator.autocast, self.accelerator.backward, drawing)
+            yield from map(pieces.run, self.method.parts(batch, step))
+            return
+        passes = iter(self.method.loss(batch, step))
+        while True:
+            with self.accelerator.autocast():
+                terms: Tensors | None = next(passes, None)
+            if terms is None:
+                return
+            self.accelerator.backward(terms["total"])
+            yield terms
+
+    @contextmanager
+    def _drawing(self, index: int, row: int, whole: bool) -> Iterator[None]:
+        """Dropout of the rows from a row of the whole batch on: of its own for each process, and the same when done again."""
+        with repro.seeded(self.seed, "step", index, "row", row), no_batch_norm(self.method, not whole):
+            yield
+
+    def _checked(self, found: dict[str, Tensor], norm: Tensor, batch: Batch, index: int) -> Taken:
+        own = torch.stack([*found.values(), norm.detach().double()]).tolist()
+        values = collectives.mean_of(own, self.device)
+        if not all(map(isfinite, values[:-1])):
+            mine = [name for name, value in zip(found, own) if not isfinite(value)]
+            raise not_finite(self.method.name, mine, index, batch, self.folder)
+        if not isfinite(values[-1]) and self.recipe.precision != "fp16":  # there the scaler skips such a step by itself
+            raise not_finite(self.method.name, ["gradient norm"], index, batch, self.folder)
+        return Taken({name: round(value, 6) for name, value in zip(found, values)}, values[-1])
+
+
+def _first_rows(batch: Batch, rows: int) -> Batch:
+    return replace(
+        batch, uids=batch.uids[:rows], patients=batch.patients[:rows], images=batch.images[:rows], texts=batch.texts[:rows],
+        targets={name: take_rows(item, slice(rows)) for name, item in batch.targets.items()}, whole=batch.reports,
+    )  # fmt: skip
+
+
+def accelerator_of(device: torch.device, recipe: Recipe) -> Accelerator:
+    """Joins the processes that torchrun or `accelerate launch` started. Raises UserError for what they cannot be here."""
+    for variable, name in UNSUPPORTED.items():
+        if os.environ.get(variable, "false").lower() == "true":
+            raise UserError(
+                f"{name} is not supported: losses here are no single forward pass that it could wrap; launch with plain data "
+                "parallel processes, and use micro_batch and gradient_checkpointing for less memory"
+            )
+    precision = "no" if recipe.precision == "fp32" else recipe.precision
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state(reset_partial_state=True)  # an earlier method of this run used another precision
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=precision)

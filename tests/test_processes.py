@@ -1,0 +1,120 @@
+"""Two processes at half the batch against one: terms, gradients and statistics; sizes that do not divide; a lost process."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark import weights
+from tests.conftest import TINY
+from tests.test_pretrain import weights_of
+from tests.two_processes import gradients, gradients_of, together, training
+
+SMALL_PRIOR = ("pool_heads=2", "decoder_heads=2", "channel_dropout=0", "prototypes=16")
+STEPS = (0, 3, 7)  # of 8: PRIOR has three stages
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float = 1e-5) -> None:
+    assert found.keys() == expected.keys()
+    wrong = {
+        name: float((item - found[name]).abs().max())
+        for name, item in expected.items()
+        if not torch.allclose(found[name].double(), item.double(), atol=tolerance * max(1.0, float(item.abs().max())), rtol=0)
+    }
+    assert wrong == {}
+
+
+CASES = {
+    f"{name} {' '.join(settings)}".strip(): (name, settings)
+    for name, settings in (
+        ("mcr", ()), ("mcr", ("stream=dual", "backward=sequential")), ("mcr", ("micro_batch=3",)), ("clip", ()),
+        ("clip", ("image_encoder=resnet",)), ("prior", SMALL_PRIOR), ("prior", (*SMALL_PRIOR, "image_encoder=resnet")),
+        ("convirt", ()), ("medclip", ()), ("cxr_clip", ()), ("mgca", ()), ("simclr", ()), ("mae", ()), ("mrm", ()),
+        ("mrm", ("report_labels=real",)), ("gloria", ("local_weight=0",)),
+    )
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def halves(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
+    """Of each case what two processes find together."""
+    folder = tmp_path_factory.mktemp("halves")
+    path = folder / "found.pt"
+    assert together(gradients, 2, folder, str(cache), CASES, STEPS, str(path)) == [0, 0]
+    found: dict[str, dict[str, torch.Tensor]] = weights.load_state(path)  # type: ignore[assignment]
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_at_half_the_batch_are_one(case: str, halves: dict[str, dict[str, torch.Tensor]], cache: Path) -> None:
+    found, expected = halves[case], gradients_of(cache, *CASES[case], STEPS)
+    if case.startswith("gloria"):  # its local loss, of weight 0 here, has the negatives of a process
+        found, expected = ({key: item for key, item in part.items() if "term local" not in key} for part in (found, expected))
+    assert_equal(found, expected)
+
+
+# ------------------------------------------------------------------------------------------- stops
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["total"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_what_stopped_in_one_process_or_in_two_goes_on_in_either(cache: Path, tmp_path: Path) -> None:
+    """Two processes end by a signal to one of them, and by the death of one; another number goes on from the state."""
+    words = (str(cache), str(tmp_path / "run"), ())
+    assert together(training, 2, tmp_path, *words, (1, 2, signal.SIGUSR1)) == [75, 75]
+    assert "stopped after step 2" in (tmp_path / "meeting-0.txt").read_text()
+    assert len(losses(tmp_path / "run")) == 3
+    assert together(training, 2, tmp_path, *words, (1, 4, signal.SIGKILL)) == [2, -signal.SIGKILL]
+    assert "process 0 of 2 lost another one" in (tmp_path / "meeting-0.txt").read_text()
+    assert len(losses(tmp_path / "run")) == 4
+    assert together(training, 1, tmp_path, *words) == [0]
+    assert together(training, 1, tmp_path, str(cache), str(tmp_path / "whole"), ()) == [0]
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["processes"] == 1
+
+
+@pytest.mark.slow
+def test_two_processes_killed_at_any_step_go_on_bit_for_bit(cache: Path, tmp_path: Path) -> None:
+    assert together(training, 2, tmp_path, str(cache), str(tmp_path / "whole"), ()) == [0, 0]
+    for step in range(1, 8):
+        words = (str(cache), str(tmp_path / str(step)), ())
+        assert together(training, 2, tmp_path, *words, (step % 2, step, signal.SIGKILL))[step % 2] == -signal.SIGKILL
+        assert together(training, 2, tmp_path, *words) == [0, 0]
+        assert weights_of(tmp_path / str(step)) == weights_of(tmp_path / "whole"), step
+        assert losses(tmp_path / str(step)) == losses(tmp_path / "whole")
+
+
+def test_a_number_of_processes_that_does_not_divide_the_batch_is_refused(cache: Path, tmp_path: Path) -> None:
+    words = (str(cache), str(tmp_path / "run"), ("batch_size=7",))
+    assert together(training, 2, tmp_path, *words) == [2, 2]
+    assert (
+        "2 processes do not divide the batch of 7 rows; give another --set batch_size"
+        in (tmp_path / "meeting-1.txt").read_text()
+    )
+
+
+@pytest.mark.slow
+def test_the_command_under_torchrun_trains_once_and_prints_once(tmp_path: Path) -> None:
+    sets = [part for setting in (*TINY, "steps=3", "batch_size=8") for part in ("--set", setting)]
+    words = ["pretrain", "--method", "mcr", "--data", "phantom:train=24,val=8,test=8,size=64", "--device", "cpu"]
+    words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "benchmark", *words, "--out", str(tmp_path), *sets]
+    root = Path(__file__).resolve().parent.parent
+    for _ in range(2):  # the second finds it finished
+        done = subprocess.run([sys.executable, *words], cwd=root, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == 2, done.stdout
+    (record,) = tmp_path.glob("pretrained/*/record.json")
+    assert json.loads(record.read_text())["processes"] == 2

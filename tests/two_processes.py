@@ -1,0 +1,99 @@
+"""Several processes of one pretraining, as children over gloo: what each does, and how a test starts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import distributed, nn
+
+from benchmark import pretrain as engine
+from benchmark import weights
+from benchmark.errors import Stopped, UserError
+from benchmark.parts import Part
+from benchmark.training.batches import Loader, training_rows
+from benchmark.training.trainer import Trainer
+from benchmark.types import reads_reports
+from tests import child
+
+
+def together(target: object, count: int, folder: Path, *words: object) -> list[int]:
+    """The exit statuses of `count` children, each with its rank and the words."""
+    meeting = folder / "meeting"
+    meeting.unlink(missing_ok=True)
+    children = [child.start(joined, target, rank, count, str(meeting), *words) for rank in range(count)]
+    return [child.finish(item) for item in children]
+
+
+def joined(target: object, rank: int, count: int, meeting: str, *words: object) -> None:
+    """In the child: meets the others, and does its work."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count)
+    assert callable(target)
+    try:
+        target(rank, *words)
+    except (UserError, Stopped) as error:
+        Path(f"{meeting}-{rank}.txt").write_text(str(error))
+        os._exit(75 if isinstance(error, Stopped) else 2)
+    distributed.destroy_process_group()
+
+
+def gradients(
+    rank: int, cache: str, cases: Mapping[str, tuple[str, tuple[str, ...]]], steps: tuple[int, ...], path: str
+) -> None:
+    """Writes terms and gradients of some steps from the same weights for each case, from process 0."""
+    found = {case: gradients_of(Path(cache), *words, steps) for case, words in cases.items()}
+    if rank == 0:
+        weights.save_state(Path(path), found)
+
+
+def gradients_of(cache: Path, name: str, settings: tuple[str, ...], steps: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """Terms and gradients by name, of this process's share of the batches; buffers too, which batch norm moves."""
+    from tests.test_pretrain import Setup
+
+    setup = Setup(cache, name, ("learning_rate=0", "weight_decay=0", "clip_norm=0", *settings))
+    method = setup.method()
+    wake(method)
+    method.double()  # or rounding, blown up by batch norm over eight rows, would be all that is seen
+    trainer = Trainer(method, setup.recipe, torch.device("cpu"))
+    loader = Loader(method, setup.data, training_rows(setup.data, reads_reports(method)), setup.recipe, setup.context())
+    found = {}
+    for index in steps:
+        batch, epoch = loader.batch(index)
+        taken = trainer.step(replace(batch, images=batch.images.double()), index, epoch)
+        found |= {f"{index} term {term}": torch.tensor(value) for term, value in taken.terms.items()}
+        found |= {
+            f"{index} gradient {key}": item.grad.clone() for key, item in method.named_parameters() if item.grad is not None
+        }
+    return found | {f"buffer {key}": item.clone() for key, item in method.named_buffers() if item.is_floating_point()}
+
+
+def wake(method: nn.Module) -> None:
+    """Moves what begins at zero, so that every gradient is one."""
+    with torch.no_grad():
+        for item in method.parameters():
+            if not item.any():
+                item.normal_(std=0.02, generator=torch.Generator().manual_seed(1))
+
+
+def training(rank: int, cache: str, folder: str, settings: tuple[str, ...], blow: tuple[int, int, int] | None = None) -> None:
+    """A whole pretraining that saves after every step; with a blow (rank, step, signal) that process sends itself a signal."""
+    from benchmark.types import Batch, Step
+    from tests.test_pretrain import Setup
+
+    engine.SAVE_SECONDS = -1.0
+    setup = Setup(Path(cache), "mcr", settings)
+    method = setup.method()
+    parts = method.parts
+
+    def struck(batch: Batch, step: Step) -> Iterator[Part]:
+        if blow is not None and (rank, step.index) == blow[:2]:
+            os.kill(os.getpid(), blow[2])
+        yield from parts(batch, step)
+
+    method.parts = struck
+    context = replace(setup.context(), workers=2)
+    engine.pretrain(method, setup.data, setup.spec, setup.recipe, Path(folder), context)
