@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -35,7 +35,6 @@ class Part:
         return self.compare(self.embed(*self.rows))
 
 
-@runtime_checkable
 class Separable(Protocol):
     """The capability that large batches on small cards and dropout in several processes need: a loss in parts."""
 
@@ -55,6 +54,13 @@ class ByParts:
         """One mapping of scalar terms with total for each part."""
         for part in self.parts(batch, step):
             yield part.terms()
+
+
+def is_separable(method: object) -> bool:
+    """Whether a method's loss is that of its parts: it has some, and no subclass behind them gives another loss."""
+    kinds = (vars(method), *map(vars, type(method).__mro__))
+    place = {name: next((n for n, kind in enumerate(kinds) if name in kind), len(kinds)) for name in ("loss", "parts")}
+    return place["parts"] < len(kinds) and place["parts"] <= place["loss"]
 
 
 def take_rows(value: Any, place: slice) -> Any:

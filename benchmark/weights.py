@@ -160,7 +160,11 @@ def save_state(path: Path, state: Mapping[str, object]) -> None:
 
 def load_state(path: Path) -> dict[str, object]:
     """A training state that `save_state` wrote; nothing in it is executed. Raises UserError if it is damaged."""
-    return read_state(path.read_bytes(), str(path))
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"training state {path} is damaged or cannot be read ({error.strerror})") from error
+    return read_state(data, str(path))
 
 
 def read_state(data: bytes, where: str) -> dict[str, object]:

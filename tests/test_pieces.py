@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,13 @@ from torch.nn import functional as F
 from benchmark import repro
 from benchmark.errors import UserError
 from benchmark.meter import Meter, host_peak_mib
-from benchmark.parts import Part, Tensors
+from benchmark.parts import Part, Tensors, is_separable
+from benchmark.training.blocks import blocks_of
 from benchmark.training.optimizers import optimizer_of
 from benchmark.training.pieces import Pieces
 from benchmark.training.trainer import Trainer
+from benchmark.types import Batch, Step
+from methods.clip import CLIP
 from tests import child
 from tests.test_pretrain import Setup
 from tests.test_processes import SMALL_PRIOR, STEPS, assert_equal
@@ -73,6 +77,29 @@ def test_the_second_pass_has_the_dropout_of_the_first() -> None:
     assert torch.allclose(found["total"], expected.detach())
     assert weight.grad is not None
     assert torch.allclose(weight.grad, gradient, atol=1e-12)
+
+
+def test_a_subclass_with_another_loss_is_no_longer_separable() -> None:
+    class Other(CLIP):
+        def loss(self, batch: Batch, step: Step) -> Iterator[Tensors]:
+            yield from super().loss(batch, step)
+
+    class Both(Other):
+        def parts(self, batch: Batch, step: Step) -> Iterator[Part]:
+            yield from super().parts(batch, step)
+
+    kinds = (CLIP, Other, Both, torch.nn.Linear)
+    assert [is_separable(kind.__new__(kind)) for kind in kinds] == [True, False, True, False]
+
+
+def test_a_trained_method_has_its_own_blocks_again(cache: Path) -> None:
+    setup = Setup(cache, "clip", ("gradient_checkpointing=true",))
+    method = setup.method()
+    trainer = Trainer(method, setup.recipe, torch.device("cpu"))
+    block = blocks_of(method)[0]
+    assert "forward" in vars(block)
+    trainer.finish()
+    assert "forward" not in vars(block)
 
 
 @pytest.mark.parametrize("name", ["clip", "simclr", "prior"])

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -268,3 +269,22 @@ def test_workers_change_no_weight_and_the_log_tells_what_a_step_took(cache: Path
         assert line["gradient_norm"] > 0
         assert line["memory_mib"] is None or line["memory_mib"] > 0
         assert 0 <= line["data_seconds"] <= line["seconds"]
+
+
+def test_trackers_take_every_line_of_the_log(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[Mapping[str, Any]] = []
+    opened: list[Any] = []
+
+    @contextmanager
+    def kept(*words: Any) -> Iterator[Any]:
+        opened.append(words)
+        yield lines.append
+
+    setup = Setup(cache)
+    context = setup.context()
+    context.track = ("wandb",)
+    monkeypatch.setattr(engine, "tracked", kept)
+    pretrain(setup.method(), setup.data, setup.spec, setup.recipe, tmp_path, context)
+    assert opened == [(("wandb",), f"mcr-{setup.spec.key}", tmp_path, plain(setup.spec))]
+    assert lines == [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert len(lines) == STEPS

@@ -52,6 +52,7 @@ class Loader:
         self._labels = torch.from_numpy(data.labels(self.records))
         self.batch_size = min(recipe.batch_size, len(self.records))
         self.batches = len(self.records) // self.batch_size
+        self._epoch: tuple[int, NDArray[np.intp]] = (-1, np.empty(0, np.intp))  # the last one asked for, and its order
         self.own = self.batch_size // collectives.count()
         if self.batch_size % collectives.count():
             raise UserError(
@@ -63,7 +64,9 @@ class Loader:
     def batch(self, index: int) -> tuple[Batch, int]:
         """The own rows of a step's batch, on the device, and its epoch."""
         epoch, place = divmod(index, self.batches)
-        whole = self.order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, self.order(epoch))
+        whole = self._epoch[1][place * self.batch_size : (place + 1) * self.batch_size]
         start = collectives.rank() * self.own
         chosen = whole[start : start + self.own]
         records = [self.records[row] for row in chosen]

@@ -37,6 +37,12 @@ def prepare_blocks(method: nn.Module, recipe: Recipe) -> None:
         checkpoint_blocks(method)
 
 
+def restore_blocks(method: nn.Module) -> None:
+    """Takes back what `prepare_blocks` did, so that the method can be copied and trained otherwise."""
+    for block in blocks_of(method):
+        vars(block).pop("forward", None)
+
+
 def checkpoint_blocks(method: nn.Module) -> None:
     """In training, blocks keep their input only and are computed again for the gradient, with the same dropout.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
-from benchmark.parts import Part, Separable, Tensors, count_rows, take_rows
+from benchmark.parts import Part, Tensors, count_rows, is_separable, take_rows
 from benchmark.types import Recipe
 
 
@@ -90,7 +90,7 @@ class Pieces:
 
 def require_parts(method: Any, recipe: Recipe) -> None:
     """Raises UserError for a recipe of pieces and a method whose loss has no parts."""
-    if recipe.micro_batch and not isinstance(method, Separable):
+    if recipe.micro_batch and not is_separable(method):
         raise UserError(
             f"micro_batch={recipe.micro_batch}: the loss of {method.name} comes as a whole, without `parts` "
             "(benchmark.parts); leave it 0, or use gradient_checkpointing=true"

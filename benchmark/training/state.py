@@ -58,10 +58,10 @@ def _newest(folder: Path, key: str) -> bytes:
     for path in (folder / name for name in NAMES):
         if not path.exists():
             continue
-        data = path.read_bytes()
         try:
+            data = path.read_bytes()
             state = weights.read_state(data, str(path))
-        except UserError:
+        except (UserError, OSError):
             path.unlink()  # or the next save would move it over the one before it, which is good
             continue
         if state["key"] != key:

@@ -18,9 +18,9 @@ from torch import Tensor
 from benchmark import collectives, repro
 from benchmark.errors import UserError
 from benchmark.meter import count_gmacs
-from benchmark.parts import Separable, Tensors, take_rows
+from benchmark.parts import Tensors, is_separable, take_rows
 from benchmark.schedule import learning_rate, stage_at, stages
-from benchmark.training.blocks import prepare_blocks
+from benchmark.training.blocks import prepare_blocks, restore_blocks
 from benchmark.training.faults import not_finite
 from benchmark.training.optimizers import Average, optimizer_of
 from benchmark.training.pieces import Pieces, no_batch_norm, require_parts
@@ -51,7 +51,7 @@ class Trainer:
     def __init__(self, method: Any, recipe: Recipe, device: torch.device, seed: int = 0, folder: Path | None = None) -> None:
         self.method, self.recipe, self.device, self.seed, self.folder = method, recipe, device, seed, folder
         self.accelerator = accelerator_of(device, recipe)
-        self.separable = isinstance(method, Separable)
+        self.separable = is_separable(method)
         require_parts(method, recipe)
         prepare_blocks(method, recipe)
         self.method.to(device).train()
@@ -84,6 +84,7 @@ class Trainer:
         """After the last step: the method holds what is to be kept, which is the average where there is one."""
         if self.average is not None:
             self.average.give(self.method)
+        restore_blocks(self.method)
         self.method.eval()
 
     def gmacs(self, batch: Batch, epoch: int) -> float:
