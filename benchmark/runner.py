@@ -20,7 +20,8 @@ from benchmark.errors import Unavailable, Unsupported, UserError
 from benchmark.flags import flags_of, split_note, with_trivial_flag
 from benchmark.launch.jobs import chosen_keys
 from benchmark.meter import Meter, count_gmacs, count_parameters
-from benchmark.plan import Cell, Entrant, RunOptions, cells, entrants, open_corpus, open_dataset, reference_spec, refusal
+from benchmark.options import RunOptions
+from benchmark.plan import Cell, Entrant, cells, entrants, open_corpus, open_dataset, reference_spec, refusal
 from benchmark.prepare import prepare
 from benchmark.pretrain import Pretrained
 from benchmark.registry import Registry
