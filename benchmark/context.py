@@ -26,6 +26,7 @@ class Context:
     Args:
         cache: folder of decoded pixels. batch_size: images at once at inference; halved, and noted, when memory runs out.
         eval_seed: of subsets, folds and heads. draws: of the bootstrap. notes: facts that go into the result.
+        state: the file by which a fit that was killed goes on; None: it starts again.
         track: live trackers of a pretraining, of benchmark.tracking.
     """
 
@@ -37,6 +38,7 @@ class Context:
     seed: int = 0
     eval_seed: int = 0
     draws: int = 1000
+    state: Path | None = None
     progress: bool = True
     track: tuple[str, ...] = ()
     meter: Meter = field(default_factory=Meter)

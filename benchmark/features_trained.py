@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -107,8 +106,7 @@ class TrainedMaps:
         """
         rows = [self._records[index] for index in indices]
         seen = to_input(self.images(indices) if images is None else images, self._encoder.method.input)
-        scaled = self._context.precision == "fp16"  # would need its loss scaled: float32 instead
-        with nullcontext() if scaled else self._context.autocast():
+        with self._context.autocast():
             maps = self._encoder(seen)
         for item in maps:
             check_finite(item.detach(), rows, "feature maps")

@@ -12,13 +12,24 @@ from benchmark.checkpoints import checkpoint_key, fetched_weights, of_checkpoint
 from benchmark.data.dataset import Dataset
 from benchmark.data.opening import check_split, open_source
 from benchmark.data.sources import SourceOptions
-from benchmark.errors import Unsupported, UserError
+from benchmark.errors import Unavailable, Unsupported, UserError
 from benchmark.hub import vocabulary_key
 from benchmark.options import Setting, override, require_used, setting_names
 from benchmark.pretrain import training_rows
 from benchmark.published import Layout
 from benchmark.registry import Registry, unknown
-from benchmark.types import PRESETS, PretrainSpec, Protocol, Recipe, RunSpec, capabilities, digest, plain, reads_reports
+from benchmark.types import (
+    PRESETS,
+    PretrainSpec,
+    Protocol,
+    Recipe,
+    RunSpec,
+    Status,
+    capabilities,
+    digest,
+    plain,
+    reads_reports,
+)
 
 CATALOGUE = (*PRESETS, "published")  # what `Task.protocols` is asked for; "published" ones run only when they are named
 
@@ -101,7 +112,9 @@ def open_dataset(text: str, options: RunOptions) -> Dataset:
     """The checked data set of one `--data` value, NAME or NAME:LOCATION. Raises UserError."""
     check_split(options.data, options.split)
     source_options = SourceOptions(root=options.data_root, preset=options.preset, where=options.where)
-    return Dataset(open_source(text, source_options, options.split, options.label_policy))
+    data = Dataset(open_source(text, source_options, options.split, options.label_policy))
+    data.notes |= {"label_policy": options.label_policy} if options.label_policy else {}
+    return data
 
 
 def open_corpus(options: RunOptions) -> Dataset | None:
@@ -260,16 +273,23 @@ def _spec(  # noqa: PLR0913  (the coordinates of a cell)
     )
 
 
-def refusal(cell: Cell, data: Dataset) -> str:
-    """Why a cell cannot be run at all, or an empty text."""
-    lacking = sorted(cell.task.needs - capabilities(cell.entrant.method))
+def refusal(cell: Cell, data: Dataset) -> tuple[Status, str] | None:
+    """Why a cell cannot be run at all, or None: a capability or data that it lacks, or that a user must bring.
+
+    A family's `needs_of(protocol)`, where it has that, are the capabilities of that protocol.
+    """
+    needs = cell.task.needs_of(cell.protocol) if hasattr(cell.task, "needs_of") else cell.task.needs
+    lacking = sorted(needs - capabilities(cell.entrant.method))
     if lacking:
-        return f"{cell.entrant.name} has no {' and no '.join(lacking)} capability, which {cell.protocol.name} needs"
+        reason = f"{cell.entrant.name} has no {' and no '.join(lacking)} capability, which {cell.protocol.name} needs"
+        return "unsupported", reason
     try:
         cell.task.check(data, cell.protocol)
     except Unsupported as error:
-        return str(error)
-    return ""
+        return "unsupported", str(error)
+    except Unavailable as error:
+        return "unavailable", str(error)
+    return None
 
 
 def reference_spec(spec: RunSpec, name: str) -> RunSpec:

@@ -213,6 +213,10 @@ class Store:
         """Where the predictions of a cell lie."""
         return self.root / "predictions" / f"{key}.npz"
 
+    def fit_path(self, key: str) -> Path:
+        """Where the state of a cell's fit lies until the cell has a result."""
+        return self.root / "results" / f"{key}.fit.pt"
+
     def pretrained_folder(self, key: str) -> Path:
         """Where pretrained weights and their resumable state lie."""
         return self.root / "pretrained" / key

@@ -373,7 +373,7 @@ class Task(typing.Protocol):
         ...
 
     def check(self, data: Dataset, protocol: Protocol) -> None:
-        """Raises Unsupported, before anything runs, when the data set lacks what the protocol needs."""
+        """Raises Unsupported or Unavailable, before anything runs, when the data set lacks what the protocol needs."""
         ...
 
     def run(self, method: Any, data: Dataset, protocol: Protocol, fraction: float, context: Context) -> Predictions:

@@ -18,7 +18,8 @@ from tasks.detection_rows import Array, has_area, image_sizes, padded, rows_with
 from tasks.heads.box_head import BoxHead
 from tasks.heads.detectors import build_head
 from tasks.heads.epochs import EpochSchedule, schedule_of
-from tasks.heads.fit import Maps, Schedule, fit, names_of
+from tasks.heads.fit import Maps, Schedule, dense_problem, names_of
+from tasks.heads.loop import fit
 
 if TYPE_CHECKING:
     from benchmark.context import Context
@@ -64,15 +65,16 @@ class Detector:
         whole = self.head if self.encoder is None else Finetuned(self.encoder, self.head)
         maps, targets = self._maps(records), [self._canvas_boxes(record) for record in records]
 
-        def loss(rows: Sequence[int]) -> dict[str, Tensor]:
+        def loss(rows: Sequence[int], epochs: Sequence[int]) -> dict[str, Tensor]:
+            del epochs
             return self.head.losses(maps.batch(rows), [targets[row] for row in rows])
 
         selects = isinstance(schedule, EpochSchedule) or (isinstance(schedule, Schedule) and schedule.evaluations)
         evaluate = self._evaluator() if selects else None
         with context.meter.phase("fit"), seeded("regions", schedule.protocol, context.eval_seed):  # Faster R-CNN draws them
-            best = fit(whole, loss, [record.uid for record in records], schedule, context, evaluate)
-        if best == best:
-            context.notes["val_score"] = best
+            found = fit(dense_problem(whole, loss, records, evaluate, context), schedule, context)
+        if found.best:
+            context.notes["val_score"] = found.score
         context.notes["head_params"] = sum(item.numel() for item in self.head.parameters())
         if self.encoder is not None:
             context.notes["encoder_params_trained"] = sum(item.numel() for item in self.encoder.trained)

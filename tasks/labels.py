@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from benchmark import metrics
 from benchmark.data.dataset import Dataset
 from benchmark.errors import Unsupported
-from benchmark.types import Predictions, Protocol, Record
+from benchmark.types import Predictions, Protocol, Record, Scalar
 from tasks.degenerate import flat_scores
 from tasks.scoring import score_labels
 
@@ -43,6 +43,13 @@ def labelled_rows(data: Dataset, protocol: Protocol, split: str, fraction: float
     rows, columns = data.rows(split, protocol), class_columns(data, protocol)
     known = tuple(record for record in rows if any(record.labels[k] == record.labels[k] for k in columns if record.labels))
     return data.fraction(known, fraction, seed)
+
+
+def policy_note(data: Dataset, protocol: Protocol) -> dict[str, Scalar]:
+    """The note "label_policy_differs" where a protocol states a policy of open labels and `--label-policy` is another."""
+    used = data.notes.get("label_policy", "")
+    wanted = dict(protocol.settings).get("label_policy", used)
+    return {} if wanted == used else {"label_policy_differs": f"{protocol.name} is of --label-policy {wanted}"}
 
 
 def check_labels(data: Dataset, protocol: Protocol, splits: Sequence[str]) -> None:

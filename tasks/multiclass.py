@@ -1,4 +1,4 @@
-"""Zero-shot classification into one of several classes, as on CheXpert 5x200: the class whose prompts are nearest.
+"""Classification into one of several classes; zero-shot, as on CheXpert 5x200, by the class whose prompts are nearest.
 
 Rows are test images with exactly one of the protocol's classes. Arrays: scores (N, K); predicted (N, K), 1 at the answer,
 1/m at each of m tied ones; targets (N,) int64; where prompts are drawn, predicted_draws (N, draws, K) of further draws.
@@ -7,15 +7,17 @@ Rows are test images with exactly one of the protocol's classes. Arrays: scores 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark import metrics
 from benchmark.context import Context
 from benchmark.data.dataset import Dataset
 from benchmark.errors import Unsupported
-from benchmark.types import Predictions, Protocol
+from benchmark.types import Predictions, Protocol, Record
 from tasks.classes import class_of, of_protocol, one_class_rows
 from tasks.degenerate import almost, commonest_share
 from tasks.prompts import PHRASE_GRIDS, drawn
@@ -25,14 +27,30 @@ FLAT = 1e-6  # a class whose scores differ by less, beside their size, says noth
 Prompts = tuple[tuple[str, ...], ...]
 
 
-def check(data: Dataset, protocol: Protocol) -> None:
-    """Raises Unsupported where the set lacks a class, or no test row has exactly one of them."""
+def check(data: Dataset, protocol: Protocol, splits: Sequence[str] = ("test",)) -> None:
+    """Raises Unsupported where the set lacks a class, or no row of a split has exactly one of them."""
     narrow = of_protocol(data, protocol)
-    if not one_class_rows(narrow, protocol, "test"):
-        raise Unsupported(
-            f"{protocol.name} needs images with exactly one of {', '.join(narrow.classes)} in the test split, "
-            f"and {data.name} has none there"
-        )
+    for split in splits:
+        if not one_class_rows(narrow, protocol, split):
+            raise Unsupported(
+                f"{protocol.name} needs images with exactly one of {', '.join(narrow.classes)} in the {split} split, "
+                f"and {data.name} has none there"
+            )
+
+
+def rows_of(data: Dataset, protocol: Protocol, split: str, fraction: float = 1.0, seed: int = 0) -> tuple[Record, ...]:
+    """Rows with exactly one class, and a fraction of their patients."""
+    return data.fraction(one_class_rows(data, protocol, split), fraction, seed)
+
+
+def answered(
+    records: Sequence[Record], scores: NDArray[Any], classes: tuple[str, ...], skipped: tuple[tuple[str, str], ...]
+) -> Predictions:
+    """Scores (N, K) and the answers they give. Raises UserError where a score is not finite."""
+    uids, patients = (np.array([getattr(record, name) for record in records]) for name in ("uid", "patient"))
+    metrics.require_finite(scores, uids)
+    arrays = {"scores": scores.astype(np.float64), "predicted": shares(scores), "targets": class_of(records)}
+    return Predictions(uids, patients, arrays, {"classes": classes}, skipped)
 
 
 def run(method: Any, data: Dataset, protocol: Protocol, context: Context) -> Predictions:
@@ -54,12 +72,11 @@ def run(method: Any, data: Dataset, protocol: Protocol, context: Context) -> Pre
         texts = list(dict.fromkeys(text for prompts in draws for own in prompts for text in own))
         values = similarities(method, data, records, texts, protocol.setting("similarity"), context)
         answers = [class_scores(values, texts, prompts, protocol) for prompts in draws]
-    scores = answers[0].astype(np.float64)
-    arrays: dict[str, NDArray[Any]] = {"scores": scores, "predicted": shares(answers[0]), "targets": targets}
-    if len(answers) > 1:
-        arrays["predicted_draws"] = np.stack([shares(answer) for answer in answers[1:]], axis=1)
-    uids, patients = (np.array([getattr(record, name) for record in records]) for name in ("uid", "patient"))
-    return Predictions(uids, patients, arrays, {"classes": data.classes}, skipped)
+    found = answered(records, answers[0], data.classes, skipped)
+    if len(answers) == 1:
+        return found
+    drawn_too = np.stack([shares(answer) for answer in answers[1:]], axis=1)
+    return replace(found, arrays={**found.arrays, "predicted_draws": drawn_too})
 
 
 def prompts_of(protocol: Protocol, classes: Sequence[str]) -> list[Prompts]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from random import Random
 
@@ -12,17 +12,19 @@ from random import Random
 class PromptSet:
     """Templates with the place {name}; `absence` names classes that state that something is not there, and what.
 
-    A set is changed under a new name only: the name stands in the protocol's hash.
+    spaces: underscores of a name are read as spaces, as in NIH's Pleural_Thickening. A set is changed under a new name only:
+    the name stands in the protocol's hash.
     """
 
     positive: tuple[str, ...]
     negative: tuple[str, ...]
     absence: tuple[tuple[str, str], ...] = ()
+    spaces: bool = False
 
     def prompts(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Positive and negative prompts of a class; for an absence the two sides change places."""
         absent = dict(self.absence).get(name)
-        words = absent or name.lower()
+        words = absent or (name.replace("_", " ") if self.spaces else name).lower()
         positive = tuple(template.format(name=words) for template in self.positive)
         negative = tuple(template.format(name=words) for template in self.negative)
         return (negative, positive) if absent else (positive, negative)
@@ -35,6 +37,7 @@ PROMPT_SETS: dict[str, PromptSet] = {
         absence=(("No Finding", "abnormality"),),
     ),
 }
+PROMPT_SETS["observed-3"] = replace(PROMPT_SETS["observed-2"], spaces=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,12 @@ from benchmark.data.dataset import Dataset
 from benchmark.errors import Unsupported
 from benchmark.features import embed_images, embed_texts
 from benchmark.types import Features, Predictions, Protocol, Record, digest
-from tasks import class_match
+from tasks import class_match, query_match
 from tasks.degenerate import REFERENCE_KINDS
 from tasks.protocols import RETRIEVAL
 from tasks.published import retrieval as published
 from tasks.ranking import BlockScores, Floats, Ints, Part, PooledScores, Scores, rank
-from tasks.scoring import DIRECTIONS, by_pair, score_retrieval
+from tasks.scoring import DIRECTIONS, asks_by_query, by_pair, score_retrieval
 
 CONTROLLED = 10_000  # pairs at most that are ranked by a wrong pairing too
 PROBED = 64  # rows by which a method's similarity is compared with the inner product
@@ -34,7 +34,7 @@ class Retrieval:
     <p><d>: (N, 3) int64, negatives above the best positive, negatives tied with it, positives tied with it; with pools
     (N, draws, 3), -1 where a draw left the pair out.
     t2i_share: (N,) 1 / (pairs with the same text), so that each distinct text is one query where texts are merged.
-    Where the match is "class": tasks/class_match.py.
+    Where the match is "class": tasks/class_match.py; where it is "query class": tasks/query_match.py.
     """
 
     name: ClassVar[str] = "retrieval"
@@ -46,10 +46,16 @@ class Retrieval:
         """The same at every preset; those of papers as "published"."""
         return published.PROTOCOLS if preset == "published" else RETRIEVAL
 
+    def needs_of(self, protocol: Protocol) -> frozenset[str]:
+        """Text, but for images that are found by images."""
+        return query_match.needs(protocol) if asks_by_query(protocol) else self.needs
+
     def check(self, data: Dataset, protocol: Protocol) -> None:
         """Raises Unsupported without two test pairs, or with fewer than a pool holds, or where the protocol's classes lack."""
         if protocol.setting("match") == "class":
             return class_match.check(data, protocol)
+        if asks_by_query(protocol):
+            return query_match.check(data, protocol)
         pairs, pool = len(_pairs(data, protocol)), protocol.setting("pool")
         if pairs < 2:
             raise Unsupported(f"{protocol.name} needs reports in the test split, and {data.name} has fewer than two there")
@@ -60,6 +66,8 @@ class Retrieval:
         """Ranks every test pair against the whole gallery, or against its pools."""
         if protocol.setting("match") == "class":
             return class_match.run(method, data, protocol, context)
+        if asks_by_query(protocol):
+            return query_match.run(method, data, protocol, context)
         records, skipped = data.readable(_pairs(data, protocol), method.input, context)
         texts = data.texts(records, protocol.text)
         distinct, owner = np.unique(texts, return_inverse=True)  # equal texts are encoded once, so that they tie exactly
@@ -81,6 +89,8 @@ class Retrieval:
         """
         if protocol.setting("match") == "class":
             return class_match.references(predictions, data, protocol)
+        if asks_by_query(protocol):
+            return query_match.references(predictions)
         uids = set(predictions.uids)
         records = [record for record in _pairs(data, protocol) if record.uid in uids]
         distinct, owner = np.unique(data.texts(records, protocol.text), return_inverse=True)
@@ -105,6 +115,8 @@ class Retrieval:
         """True where half of the queries tie with most of the pool: a collapsed encoder."""
         if protocol.setting("match") == "class":
             return class_match.degenerate(predictions)
+        if asks_by_query(protocol):
+            return query_match.degenerate(predictions)
         tied = by_pair(predictions.arrays["i2t"], lambda _above, ties, _right: ties)
         pool = protocol.setting("pool")
         others = (len(tied) if pool == "full" else pool) - 1

@@ -25,6 +25,7 @@ Array = metrics.Array
 Scored = Mapping[str, Array]
 RECALLS = (1, 5, 10)
 DEPTHS = (5, 10, 100)  # of precision at K, where the match is by class
+QUERY_DEPTHS = (1, 5, 10, 50)  # where queries of one class retrieve images
 DIRECTIONS = ("i2t", "t2i")
 
 
@@ -35,6 +36,8 @@ def score_retrieval(predictions: Predictions, protocol: Protocol, weights: Array
     """
     if protocol.setting("match") == "class":
         return _class_match(predictions, weights)
+    if asks_by_query(protocol):
+        return _query_match(predictions, weights)
     found: dict[str, Array] = {}
     arrays = predictions.arrays
     by_direction = {"i2t": weights, "t2i": weights * arrays["t2i_share"]}
@@ -67,6 +70,23 @@ def _class_match(predictions: Predictions, weights: Array) -> Scored:
         found[f"{direction}_map"] = metrics.mean(predictions.arrays[f"{direction}_ap"], weights)
     for name in (*(f"precision@{k}" for k in DEPTHS), "map"):
         found[name] = (found[f"i2t_{name}"] + found[f"t2i_{name}"]) / 2
+    return found
+
+
+def asks_by_query(protocol: Protocol) -> bool:
+    """Whether images are retrieved by queries of one class, as on ConVIRT's 8x200."""
+    return bool(protocol.setting("match") == "query class")
+
+
+def _query_match(predictions: Predictions, weights: Array) -> Scored:
+    """precision@K and map over the queries, and precision@10/<class>."""
+    arrays, ten = predictions.arrays, QUERY_DEPTHS.index(10)
+    pairs = zip(QUERY_DEPTHS, arrays["precision"].T, strict=True)
+    found = {f"precision@{k}": metrics.mean(values, weights) for k, values in pairs}
+    found["map"] = metrics.mean(arrays["ap"], weights)
+    for label, name in enumerate(predictions.names["classes"]):
+        own = np.where(arrays["targets"] == label, arrays["precision"][:, ten], np.nan)
+        found[f"precision@10/{name}"] = metrics.mean(own, weights)
     return found
 
 

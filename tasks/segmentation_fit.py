@@ -19,7 +19,8 @@ from benchmark.features_trained import Finetuned, TrainedEncoder, TrainedMaps
 from benchmark.repro import seed_of, seeded
 from benchmark.types import Predictions, Protocol, Record
 from tasks.heads.epochs import LOSS, EpochSchedule, schedule_of
-from tasks.heads.fit import Schedule, fit, in_chunks, names_of, numbers
+from tasks.heads.fit import Schedule, dense_problem, in_chunks, names_of, numbers
+from tasks.heads.loop import fit
 from tasks.heads.losses import Loss, loss_of
 from tasks.segmentation_masks import canvases, count_pixels, read_masks, rows_with_masks, stack_counts
 from tasks.segmentation_scores import image_scores, pooled_scores
@@ -68,17 +69,20 @@ class Segmenter:
         whole = self.head if self.encoder is None else Finetuned(self.encoder, self.head)
         batch = self._batches(records, targets)
 
-        def loss(rows: Sequence[int]) -> dict[str, Tensor]:
-            maps, truth = batch(rows)
+        def loss(rows: Sequence[int], epochs: Sequence[int]) -> dict[str, Tensor]:
+            maps, truth = batch(rows, epochs)
             return self.loss(self.head(maps, self._size), truth)
 
         selects = isinstance(schedule, EpochSchedule) or (isinstance(schedule, Schedule) and schedule.evaluations)
         evaluate = self._evaluator(schedule) if selects else None
         with context.meter.phase("fit"):
-            best = fit(whole, loss, [record.uid for record in records], schedule, context, evaluate)
-        if best == best:
+            problem = dense_problem(whole, loss, records, evaluate, context)
+            found = fit(problem, schedule, context)
+        if found.evaluations:
+            context.notes["evaluations"] = found.evaluations
+        if found.best:
             by_loss = isinstance(schedule, EpochSchedule) and schedule.monitor == LOSS
-            context.notes["val_loss" if by_loss else "val_score"] = -best if by_loss else best
+            context.notes["val_loss" if by_loss else "val_score"] = -found.score if by_loss else found.score
         context.notes["head_params"] = sum(item.numel() for item in self.head.parameters())
         if self.encoder is not None:
             context.notes["encoder_params_trained"] = sum(item.numel() for item in self.encoder.trained)
@@ -124,23 +128,20 @@ class Segmenter:
             return FrozenMaps(self.method, self.data, records, self.context)
         return TrainedMaps(self.encoder, self.data, records, self.context)
 
-    def _batches(self, records: Records, targets: Tensor) -> Callable[[Sequence[int]], tuple[tuple[Tensor, ...], Tensor]]:
-        """rows -> their maps and targets, moved together where the protocol augments, each time a row is drawn anew."""
+    def _batches(self, records: Records, targets: Tensor) -> Callable[..., tuple[tuple[Tensor, ...], Tensor]]:
+        """(rows, how often each was drawn) -> their maps and targets, moved together where the protocol augments."""
         maps, context = self._maps(records), self.context
-        seed, drawn = seed_of("augmentation", self.protocol.hash, context.eval_seed), [0] * len(records)
+        seed = seed_of("augmentation", self.protocol.hash, context.eval_seed)
         augmentation = self._setting("augmentation", "none")
         if augmentation not in ("none", "turn-and-zoom") or (augmentation != "none" and isinstance(maps, FrozenMaps)):
             name = self.protocol.name
             raise UserError(f"{name}: augmentation {augmentation!r} is neither none nor turn-and-zoom with encoder=finetune")
 
-        def batch(rows: Sequence[int]) -> tuple[tuple[Tensor, ...], Tensor]:
+        def batch(rows: Sequence[int], epochs: Sequence[int]) -> tuple[tuple[Tensor, ...], Tensor]:
             truth = context.to_device(targets[list(rows)])
             if augmentation == "none" or isinstance(maps, FrozenMaps):
                 return maps.batch(rows), truth
-            uids, epochs = [records[row].uid for row in rows], []
-            for row in rows:  # a batch may hold a row twice
-                epochs.append(drawn[row])
-                drawn[row] += 1
+            uids = [records[row].uid for row in rows]
             images, truth = turn_and_zoom(maps.images(rows), truth, uids, seed, epochs)
             return maps.batch(rows, images), truth
 
@@ -160,7 +161,6 @@ class Segmenter:
         in_epochs = isinstance(schedule, EpochSchedule)
 
         def evaluate() -> Any:
-            self.context.notes["evaluations"] = int(self.context.notes.get("evaluations") or 0) + 1
             parts, losses = [], []
             for rows in in_chunks(len(maps), schedule.batch_size if in_epochs else self.context.batch_size):
                 logits, truth = self.head(maps.batch(rows), self._size), targets[list(rows)]

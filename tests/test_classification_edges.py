@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from tasks.labels import labelled_rows
 from tasks.protocols import CLASSIFICATION
 from tasks.published.classification import COMPETITION, PROTOCOLS
 from tests.conftest import Command
+from tests.replicas import chexpert
 from tests.test_tasks_text import Bench, changed, values
 from tests.toy import CLASSES, ToySource
 
@@ -172,6 +174,18 @@ def test_a_protocol_of_another_set_is_refused_before_anything_runs(name: str, co
     assert f"{name} is of " in str(command.results()[0].error)
     assert not (command.out / "cache").exists()
     assert len(COMPETITION.split(",")) == 5
+
+
+@pytest.mark.parametrize("policy", ["", "mgca"])
+def test_a_label_policy_that_is_not_the_protocols_is_noted(policy: str, command: Command, tmp_path: Path) -> None:
+    chexpert.write(tmp_path / "data", patients=16)
+    words = ("--protocol", "probe-mgca-chexpert", "--labels", "1", "--data-root", str(tmp_path / "data"))
+    chosen = ("--label-policy", policy) if policy else ()
+    assert command.run("random", "classification", *words, *chosen, data="chexpert") == 0, command.error
+    (result,) = command.results()
+    assert result.status == "ok", result.error
+    assert ("label_policy_differs" in result.notes) == (policy == "")
+    assert result.notes["split_differs"] == "probe-mgca-chexpert is of --split mgca"
 
 
 def test_named_probes_run_and_encode_once(command: Command) -> None:

@@ -148,7 +148,7 @@ def test_an_unknown_head_is_named() -> None:
 
 @pytest.mark.parametrize("size", [64, 75])
 @pytest.mark.parametrize("info", [VIT, RESNET], ids=["vit", "resnet"])
-@pytest.mark.parametrize("name", ["yolov3-lovt", "fcos-frozen", "faster-rcnn-frozen"])
+@pytest.mark.parametrize("name", ["yolov3-lovt", "fcos-frozen", "retinanet-frozen", "faster-rcnn-frozen"])
 def test_heads_train_on_images_with_and_without_boxes_and_predict_finite_boxes(
     name: str, info: tuple[tuple[int, int], ...], size: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,7 +166,7 @@ def test_heads_train_on_images_with_and_without_boxes_and_predict_finite_boxes(
     assert capfd.readouterr().out == ""  # mmengine prints every initialized parameter
 
 
-@pytest.mark.parametrize("name", ["yolov3-mgca", "fcos-frozen", "faster-rcnn-frozen"])
+@pytest.mark.parametrize("name", ["yolov3-mgca", "fcos-frozen", "retinanet-frozen", "faster-rcnn-frozen"])
 def test_the_loss_of_a_batch_falls_to_less_than_half(name: str) -> None:
     head, maps = drawn_head(small(LITERALS[name]), VIT), native(VIT, (64, 64))
     boxes = [np.array([[3.0, 4, 30, 40, 1]]), np.array([[20.0, 30, 50, 60, 0], [2, 2, 14, 20, 1]])]
@@ -207,6 +207,7 @@ class Patches(nn.Module):
 LEARNING = {
     "yolov3-lovt": {"epochs": 17, "learning_rate": 1e-2, "stop_patience": None},
     "fcos-frozen": {"evaluations": 0, "steps": 150, "learning_rate": 5e-3},
+    "retinanet-frozen": {"evaluations": 0, "steps": 150, "learning_rate": 5e-3},
     "faster-rcnn-frozen": {"evaluations": 0, "steps": 80, "learning_rate": 3e-3},
 }
 
@@ -230,7 +231,7 @@ def test_a_planted_disc_is_found_better_than_by_the_mean_box(name: str, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("info", [((768, 16),), ((256, 4), (512, 8), (1024, 16), (2048, 32))], ids=["ViT-B/16", "ResNet-50"])
-@pytest.mark.parametrize("name", ["yolov3-mgca", "yolov3-lovt", "fcos-frozen", "faster-rcnn-frozen"])
+@pytest.mark.parametrize("name", ["yolov3-mgca", "yolov3-lovt", "fcos-frozen", "retinanet-frozen", "faster-rcnn-frozen"])
 def test_literals_go_forward_and_backward_at_224(name: str, info: tuple[tuple[int, int], ...]) -> None:
     head, maps = build_head(LITERALS[name], info, 1, 224), native(info, (224, 224))
     total = sum(head.losses(maps, [np.array([[20.0, 30, 90, 120, 0]]), np.empty((0, 5))]).values())

@@ -16,7 +16,8 @@ from benchmark.errors import UserError
 from benchmark.features_trained import Finetuned, TrainedEncoder
 from benchmark.types import InputSpec, Protocol
 from tasks.heads.epochs import EpochSchedule, schedule_of
-from tasks.heads.fit import Schedule, fit
+from tasks.heads.fit import Schedule
+from tasks.heads.loop import Problem, fit
 from tasks.protocols_dense import SEGMENTATION
 from tasks.published.segmentation import PROTOCOLS
 
@@ -45,7 +46,7 @@ class Traced:
         self.batches: list[list[int]] = []
         self.states: list[dict[str, Tensor]] = []
 
-    def loss(self, rows: Sequence[int]) -> dict[str, Tensor]:
+    def loss(self, rows: Sequence[int], epochs: Sequence[int]) -> dict[str, Tensor]:
         self.batches.append(list(rows))
         return {"term": self.term()}
 
@@ -55,7 +56,8 @@ class Traced:
         return next(self.values)
 
     def run(self, schedule: EpochSchedule, context: Context) -> float:
-        return fit(self.head, self.loss, NAMES, schedule, context, self.evaluate)
+        problem = Problem(module=self.head, loss=self.loss, uids=NAMES, evaluate=self.evaluate)
+        return fit(problem, schedule, context).score
 
 
 def falling(line: Line) -> Callable[[], Tensor]:
@@ -94,7 +96,7 @@ def test_a_value_that_is_not_a_number_is_never_the_best(context: Context) -> Non
 def test_all_epochs_run_and_the_last_is_kept_where_there_is_no_val(context: Context) -> None:
     line = Line()
     traced = Traced(line, [], falling(line))
-    score = fit(line, traced.loss, NAMES, replace(PLAIN, stop_patience=1), context)
+    score = fit(Problem(module=line, loss=traced.loss, uids=NAMES), replace(PLAIN, stop_patience=1), context).score
     assert score != score
     assert len(traced.batches) == 8
     assert line.slope > 0.7
@@ -115,7 +117,7 @@ def test_rates_halve_when_the_plateau_outlasts_its_patience(context: Context) ->
 def test_the_optimizer_is_the_one_that_is_named(name: str, kind: type[torch.optim.Optimizer], context: Context) -> None:
     line, other = Line(), Line()
     schedule = replace(PLAIN, optimizer=name, weight_decay=0.5)
-    fit(line, lambda rows: {"square": (line.slope - 1) ** 2}, NAMES, schedule, context)
+    fit(Problem(module=line, loss=lambda rows, epochs: {"square": (line.slope - 1) ** 2}, uids=NAMES), schedule, context)
     optimizer = kind(other.parameters(), lr=0.1, weight_decay=0.5)
     for _ in range(8):
         optimizer.zero_grad()
@@ -159,13 +161,13 @@ def moves(model: Finetuned, schedule: EpochSchedule, context: Context) -> list[t
     images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     seen = []
 
-    def loss(rows: Sequence[int]) -> dict[str, Tensor]:
+    def loss(rows: Sequence[int], epochs: Sequence[int]) -> dict[str, Tensor]:
         state = model.state_dict()
         names = ("head.bias", "encoder.method.norm.bias", "encoder.method.norm.running_mean")
         seen.append(tuple(state[name].item() for name in names))
         return {"sum": -model.head(model.encoder(images)[0]).mean() - model.encoder.method.norm.bias.sum()}
 
-    fit(model, loss, NAMES, schedule, context)
+    fit(Problem(module=model, loss=loss, uids=NAMES), schedule, context)
     return [tuple(abs(b - a) for a, b in zip(one, two)) for one, two in pairwise(seen)]  # type: ignore[misc]
 
 

@@ -196,10 +196,6 @@ def test_a_method_without_a_differentiable_tower_is_unsupported(context: Callabl
 
     with pytest.raises(Unsupported, match="tower_features of normed give no gradient"):
         run(Frozen().eval(), quick(), context())
-    bare = Normed().eval()
-    bare.requires_grad_(False)
-    with pytest.raises(Unsupported, match="give no gradient"):
-        run(bare, quick(), context())
 
     class Pooled(nn.Module):
         name, input, encode_image = "pooled", Normed.input, Normed.encode_image
@@ -225,7 +221,23 @@ def test_every_method_that_is_built_here_can_be_fine_tuned(name: str, tmp_path: 
     assert not any("text" in key for key, item in copy.named_parameters() if item.requires_grad)
 
 
-def test_fine_tuning_runs_from_the_command_line_and_says_who_cannot(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_that_comes_frozen_as_from_the_runner_is_trained_all_the_same(context: Callable[..., Context]) -> None:
+    frozen = Normed().eval()
+    frozen.requires_grad_(False)
+    found, free = (run(method, quick(), context()).arrays["scores"] for method in (frozen, Normed().eval()))
+    assert np.array_equal(found, free)
+    assert not any(item.requires_grad for item in frozen.parameters())
+
+
+def test_fine_tuning_runs_from_the_command_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.published.classification.PROTOCOLS", (quick(),))
+    assert command.run("random", "classification", "--protocol", "finetune-linear", "--labels", "1") == 0
+    (result,) = command.results()
+    assert result.status == "ok", result.error
+    assert int(result.notes["trained_params"] or 0) > 1000
+
+
+def test_fine_tuning_says_from_the_command_line_who_cannot(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.published.classification.PROTOCOLS", (quick(),))
     monkeypatch.setattr("methods.baselines.Random.tower_features", property())
     assert command.run("random", "classification", "--protocol", "finetune-linear", "--labels", "1") == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from benchmark.context import Context
 from benchmark.errors import UserError
 from benchmark.types import Protocol, Record
-from tasks.heads.fit import Schedule, cap_rows, fit, numbers
+from tasks.heads.fit import Schedule, cap_rows, numbers
+from tasks.heads.loop import Problem, fit
 from tasks.heads.pyramid import FeaturePyramid
 from tasks.heads.unet import UnetHead, mask_losses
 from tasks.heads.yolo import YoloHead
@@ -184,11 +186,11 @@ def test_fit_finds_the_slope_and_is_the_same_twice(context: Context) -> None:
         line = Line()
         seen.append([])
 
-        def loss(rows: list[int]) -> dict[str, Tensor]:
+        def loss(rows: Sequence[int], epochs: Sequence[int]) -> dict[str, Tensor]:
             seen[-1].append(list(rows))
-            return {"square": ((line.slope * x[rows] - 2 * x[rows]) ** 2).mean()}
+            return {"square": ((line.slope * x[list(rows)] - 2 * x[list(rows)]) ** 2).mean()}
 
-        fit(line, loss, [str(row) for row in range(9)], replace(SCHEDULE, steps=300), context)
+        fit(Problem(module=line, loss=loss, uids=[str(row) for row in range(9)]), replace(SCHEDULE, steps=300), context)
         assert not line.training
         return line.slope.item()
 
@@ -210,22 +212,23 @@ def test_fit_keeps_the_best_evaluation_not_the_last(context: Context) -> None:
         slopes.append(line.slope.item())
         return next(scores)
 
-    def loss(rows: list[int]) -> dict[str, Tensor]:
+    def loss(rows: Sequence[int], epochs: Sequence[int]) -> dict[str, Tensor]:
         return {"up": -line.slope}
 
-    best = fit(line, loss, ["a", "b"], replace(SCHEDULE, evaluations=4), context, evaluate)
-    assert best == 0.9
+    problem = Problem(module=line, loss=loss, uids=["a", "b"], evaluate=evaluate)
+    found = fit(problem, replace(SCHEDULE, evaluations=4), context)
+    assert (found.score, found.best, found.evaluations) == (0.9, 2, 4)
     assert line.slope.item() == slopes[1] != slopes[3]
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_rows(context: Context) -> None:
     line, step = Line(), iter(range(10))
 
-    def loss(rows: list[int]) -> dict[str, Tensor]:
+    def loss(rows: Sequence[int], epochs: Sequence[int]) -> dict[str, Tensor]:
         return {"fine": line.slope * 1, "bad": line.slope * (float("nan") if next(step) == 2 else 1.0)}
 
     with pytest.raises(UserError, match=r"not finite at step 3 \(rows only, only"):
-        fit(line, loss, ["only"], SCHEDULE, context)
+        fit(Problem(module=line, loss=loss, uids=["only"]), SCHEDULE, context)
 
 
 def test_caps_are_whole_patients_and_nest() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmark.data.dataset import Dataset
 from benchmark.data.sources import SourceOptions
-from benchmark.data.sources.nih import CLASSES, Nih, open_source
+from benchmark.data.sources.nih import BOX_CLASSES, CLASSES, Nih, open_source
 from benchmark.errors import ImageError, UserError
 from benchmark.types import Box, Source
 
@@ -62,7 +62,7 @@ def opened(root: Path, *where: tuple[str, str]) -> Nih:
 def test_a_replica_gives_every_field(tmp_path: Path, release: str, parts: bool) -> None:
     source = opened(write(tmp_path / "nih", release, parts))
     assert isinstance(source, Source)
-    assert (source.name, source.classes, source.mask_names) == ("nih", CLASSES, ())
+    assert (source.name, source.classes, source.mask_names) == ("nih", CLASSES, BOX_CLASSES)
     assert source.version.startswith("v2020-" if release == "2017_v2020" else "v2017-")
     a, b, c, d, e = source.records
     assert (a.uid, a.patient, a.study, a.view, a.sex, a.age) == ("00000001_000", "1", "00000001_000", "PA", "M", 57.0)
@@ -82,6 +82,12 @@ def test_a_replica_gives_every_field(tmp_path: Path, release: str, parts: bool) 
         Box("Infiltration", x, y, x + 86.7796610169491, y + 79.1864406779661),
         Box("Cardiomegaly", 0.0, 0.0, 1024.0, 1024.0),
     )  # fmt: skip
+    assert set(d.masks) == set(BOX_CLASSES)  # its findings without a box, Pleural_Thickening, have no mask at all
+    drawn = source.mask(d, "Infiltration")
+    assert (drawn.shape, int(drawn.sum())) == ((1024, 1024), (627 - 547) * (312 - 225))  # whole pixels, edges outwards
+    assert source.mask(d, "Cardiomegaly").all()
+    assert not source.mask(d, "Mass").any()
+    assert not a.masks
     assert [int(source.image(record)[0, 0]) for record in source.records] == [40, 41, 42, 43, 44]
     assert Dataset(source).labels(source.records).shape == (5, 14)
     with pytest.raises(ImageError, match=r"has no mask 'lungs'"):

@@ -20,9 +20,10 @@ from benchmark.errors import UserError
 from benchmark.types import Protocol
 from tasks.heads import logistic, supervised
 from tasks.heads.logistic import fit_logistic, solve_scikit, solve_torch
+from tasks.heads.loop import Problem
 from tasks.heads.neighbours import fit_neighbours
 from tasks.heads.probe import fit_probe
-from tasks.heads.supervised import AREA, LOSS, Labelled, Problem, Training, fit_rounds, value_on
+from tasks.heads.supervised import AREA, LOSS, Labelled, Rounds, Training, fit_rounds, value_on
 from tasks.protocols import CLASSIFICATION
 from tasks.published.classification import PROTOCOLS
 
@@ -64,8 +65,13 @@ def problem(evaluate: Callable[[], float], loss: Any = None, n: int = 4, **more:
     def down(rows: Sequence[int], epoch: int) -> Tensor:
         return line.slope * len(rows)
 
-    words = {"loss": loss(line) if loss else down, "known": [1] * n, "uids": [f"u{row}" for row in range(n)], **more}
-    return Problem(module=line, groups=[{"params": [line.slope]}], evaluate=evaluate, **words)
+    summed = loss(line) if loss else down
+    words = {"known": [1] * n, "uids": [f"u{row}" for row in range(n)], **more}
+    return Problem(module=line, loss=lambda rows, epochs: {"loss": summed(rows, epochs[0])}, evaluate=evaluate, **words)
+
+
+def train(item: Problem, training: Training, context: Context) -> None:
+    fit_rounds(item, Rounds(training, [{"params": list(item.module.parameters())}], "p"), context)
 
 
 # ------------------------------------------------------------------------------------------- early stopping
@@ -92,7 +98,7 @@ def test_training_ends_after_the_patience_and_the_best_round_is_kept(
         return sign * values[len(slopes) - 1]
 
     item = problem(evaluate)
-    fit_rounds(item, replace(TRAINING, selection=selection), "p", context)
+    train(item, replace(TRAINING, selection=selection), context)
     assert (context.notes["rounds"], context.notes["best_round"]) == (rounds, best)
     assert context.notes["val_score"] == sign * values[best - 1]
     assert item.module.slope.item() == slopes[best - 1]
@@ -102,7 +108,7 @@ def test_training_ends_after_the_patience_and_the_best_round_is_kept(
 
 def test_where_val_is_never_defined_all_rounds_are_run_and_the_last_is_kept(context: Context) -> None:
     item = problem(lambda: math.nan)
-    fit_rounds(item, TRAINING, "p", context)
+    train(item, TRAINING, context)
     assert context.notes["rounds"] == 9
     assert context.notes["best_round"] == 0
     assert "val_score" not in context.notes
@@ -115,7 +121,7 @@ def test_an_epoch_is_every_row_once_and_never_a_batch_of_one(context: Context) -
     def loss(line: Line) -> Any:
         return lambda rows, epoch: seen.append((epoch, list(rows))) or line.slope * len(rows)
 
-    fit_rounds(problem(lambda: 0.0, loss, n=9), replace(TRAINING, round_steps=0, rounds=3), "p", context)
+    train(problem(lambda: 0.0, loss, n=9), replace(TRAINING, round_steps=0, rounds=3), context)
     assert [len(rows) for _, rows in seen] == [4, 5] * 3
     assert [epoch for epoch, _ in seen] == [0, 0, 1, 1, 2, 2]
     epochs = [seen[index][1] + seen[index + 1][1] for index in (0, 2, 4)]
@@ -131,10 +137,10 @@ def test_a_plateau_halves_the_rate_and_a_cosine_ends_at_zero(context: Context, m
             rates.append(float(self.param_groups[0]["lr"]))
 
     monkeypatch.setitem(supervised.OPTIMIZERS, "adamw", Recorded)  # type: ignore[arg-type]
-    fit_rounds(problem(lambda: 1.0), replace(TRAINING, schedule="plateau:0.5,1,2", patience=99), "p", context)
+    train(problem(lambda: 1.0), replace(TRAINING, schedule="plateau:0.5,1,2", patience=99), context)
     assert rates == [0.1] * 6 + [0.05] * 3  # looks at rounds 2, 4, 6: the second one that is no better
     rates.clear()
-    fit_rounds(problem(lambda: 1.0), replace(TRAINING, schedule="cosine:2", rounds=8, patience=99), "p", context)
+    train(problem(lambda: 1.0), replace(TRAINING, schedule="cosine:2", rounds=8, patience=99), context)
     expected = [0.05, 0.1, *(0.05 * (1 + math.cos(math.pi * step / 6)) for step in range(6))]
     assert rates == pytest.approx(expected)
 
@@ -160,7 +166,7 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(failing: bool, context
 
         item = problem(lambda: 1.0, loss, n=12, at_once=at_once)
         item = replace(item, known=known)
-        fit_rounds(item, replace(TRAINING, batch_size=12, rounds=5, patience=9), "p", context)
+        train(item, replace(TRAINING, batch_size=12, rounds=5, patience=9), context)
         return item.module.slope.item(), item.module.seen.item()
 
     whole = run(12, 12)
@@ -179,7 +185,7 @@ def test_memory_that_one_row_exhausts_is_an_error(context: Context) -> None:
         return full
 
     with pytest.raises(torch.OutOfMemoryError):
-        fit_rounds(problem(lambda: 1.0, loss), TRAINING, "p", context)
+        train(problem(lambda: 1.0, loss), TRAINING, context)
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_rows(context: Context) -> None:
@@ -188,7 +194,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_rows(context: Context)
         return lambda rows, epoch: line.slope * (math.nan if next(steps) == 2 else 1.0)
 
     with pytest.raises(UserError, match=r"not finite at step 3 \(rows u\d, u\d, u\d, u\d, \.\.\.\)"):
-        fit_rounds(problem(lambda: 1.0, loss), TRAINING, "p", context)
+        train(problem(lambda: 1.0, loss), TRAINING, context)
 
 
 # ------------------------------------------------------------------------------------------ papers' probes
@@ -198,6 +204,7 @@ GLORIA = {"lr": 1e-4, "betas": (0.5, 0.999), "weight_decay": 1e-6}
 FACTS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any], int, float]] = {
     "probe-mgca": (torch.optim.AdamW, MGCA, 48, 0.0),
     "probe-mgca-chexpert": (torch.optim.AdamW, MGCA, 48, 0.0),
+    "probe-mgca-rsna": (torch.optim.AdamW, MGCA, 48, 0.0),
     "probe-gloria-chexpert": (torch.optim.Adam, GLORIA, 64, 0.25),
     "probe-gloria-rsna": (torch.optim.Adam, {**GLORIA, "lr": 5e-4}, 64, 0.0),
 }

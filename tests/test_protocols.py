@@ -38,6 +38,11 @@ def test_a_name_is_one_protocol_at_every_size() -> None:
     assert set(found) == set(EVERY)
 
 
+def test_every_protocol_stands_in_the_overview() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "protocols.md").read_text()
+    assert [name for name in EVERY if f"`{name}`" not in text] == []
+
+
 @pytest.mark.parametrize("name", sorted(EVERY))
 def test_every_protocol_can_be_shown(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "protocol", name]) == 0

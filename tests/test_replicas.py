@@ -67,7 +67,9 @@ def test_every_split_shows_and_lacks_each_class(name: str, roots: Path) -> None:
             if label not in ABSENT.get(name, ()):
                 assert {0.0, 1.0} <= {record.labels[place] for record in records}, (split, label)
         for mask in source.mask_names:
-            assert {bool(source.mask(record, mask).any()) for record in records if record.masks} == {True, False}, split
+            if name != "nih":  # few of its images have boxes, fewer one of each finding
+                drawn = {bool(source.mask(record, mask).any()) for record in records if mask in record.masks}
+                assert drawn == {True, False}, (split, mask)
         if source.box_classes:
             assert {bool(record.boxes) for record in records} == {True, False}, split
 

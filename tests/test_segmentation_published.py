@@ -153,6 +153,17 @@ def test_fine_tuning_learns_what_a_frozen_encoder_does_not_show(context: Context
     assert scores["unet-lovt-finetune"] > np.nan_to_num(scores["unet-lovt-frozen"]) + 0.2
 
 
+@pytest.mark.parametrize("words", [{"batch_size": 2}, {"precision": "bf16"}, {"precision": "fp16"}], ids=str)
+def test_batches_in_parts_and_mixed_precision_learn_as_the_whole_batch_does(words: dict[str, Any], context: Context) -> None:
+    data, protocol = Dataset(ToySource(20)), literal("unet-lovt-finetune", epochs=6, learning_rate=1e-2, plateau="")
+    whole = Segmentation().run(filters(), data, protocol, 1.0, context)
+    other = replace(context, notes={}, **words)
+    found = Segmentation().run(filters(), data, protocol, 1.0, other)
+    assert other.notes.get("batch_part") == words.get("batch_size")
+    assert not np.array_equal(whole.arrays["counts"], found.arrays["counts"])
+    assert min(float(item.notes["val_score"] or 0) for item in (context, other)) > 0.4  # it learned
+
+
 # ------------------------------------------------------------------------------------------------------ bad input
 
 

@@ -277,6 +277,7 @@ def test_nih_without_finding_counts_as_without_box(opened: Opener) -> None:
     assert len(clear) == 100
     assert {record.boxes for record in clear} == {()}
     assert all(record.boxes for record in source.records if any(record.labels))
+    assert {frozenset(record.masks) for record in clear} == {frozenset(source.mask_names)}
     assert len(source.records) == 200
 
 

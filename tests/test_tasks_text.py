@@ -338,6 +338,12 @@ def test_no_prompt_stands_word_for_word_in_a_training_report_of_the_phantom() ->
     assert any(words_of("pleural effusion") in report for report in reports)  # such a search would find something
 
 
+def test_underscores_of_a_name_are_spaces_where_the_set_says_so() -> None:
+    found = {name: PROMPT_SETS[name].prompts("Pleural_Thickening")[0][0] for name in ("observed-2", "observed-3")}
+    assert found == {"observed-2": "pleural_thickening is observed.", "observed-3": "pleural thickening is observed."}
+    assert PROMPT_SETS["observed-3"].prompts("No Finding") == PROMPT_SETS["observed-2"].prompts("No Finding")
+
+
 def test_prompts_of_both_signs_differ_for_every_class() -> None:
     for prompts in PROMPT_SETS.values():
         for label in open_source("train=1,val=1,test=1", SourceOptions()).classes:

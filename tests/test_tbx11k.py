@@ -74,6 +74,10 @@ def test_a_replica_gives_every_field(tmp_path: Path) -> None:
     assert int(source.image(both)[0, 0]) == 3
     assert Dataset(source).splits.keys() == {"train", "val", "test"}
     assert len(opened(tmp_path / "TBX11K", ("folder", "tb")).records) == 4
+    assert (source.mask_names, set(active.masks), dict(bare.masks)) == ((ACTIVE, LATENT), {ACTIVE, LATENT}, {})
+    assert int(source.mask(both, ACTIVE).sum()) == 30 * 40
+    assert not source.mask(active, LATENT).any()
+    assert not source.mask(health, ACTIVE).any()
     with pytest.raises(ImageError, match=r"has no mask"):
         source.mask(health, "lungs")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
 from typing import cast
@@ -22,12 +22,15 @@ class Drawn:
 
     splits: uid -> train, val or test; images that are not there are left out. by_image: uids that count as patients, where a
     paper drew images and its splits share patients. empty: uids that a paper takes to have no box though none was annotated.
+    roles: uid -> "candidate" and "query" (a class), attributes of a retrieval test; queries: (class, text) of those in words.
     notes: what a user must know, a sentence each.
     """
 
     splits: Mapping[str, str]
     by_image: frozenset[str] = frozenset()
     empty: frozenset[str] = frozenset()
+    roles: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    queries: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -46,6 +49,7 @@ class SplitSource:
     root: Path | None  # of the source beneath, if it lies on a disk
     split: str  # NAME-DIGEST
     notes: tuple[str, ...]
+    queries: tuple[tuple[str, str], ...] = ()  # (class, text)
 
     def image(self, record: Record) -> NDArray[np.uint8]:
         """(H, W) uint8. Raises ImageError."""
@@ -65,21 +69,27 @@ def resplit(source: Source, drawn: Drawn, name: str) -> Source:
         name: of the rule; with the digest of the draw it enters the version, so that results never mix.
     """
 
+    from_boxes = getattr(source, "masks_from_boxes", False)
+
     def placed(record: Record) -> Record:
         uid = record.uid
         patient = uid if uid in drawn.by_image else record.patient
-        boxes = () if uid in drawn.empty and record.boxes is None else record.boxes
-        return replace(record, split=drawn.splits[uid], patient=patient, boxes=boxes)
+        clear = uid in drawn.empty and record.boxes is None
+        boxes = () if clear else record.boxes
+        masks = dict.fromkeys(source.mask_names, "boxes") if clear and from_boxes else record.masks
+        attributes = {**record.attributes, **drawn.roles.get(uid, {})}
+        return replace(record, split=drawn.splits[uid], patient=patient, boxes=boxes, masks=masks, attributes=attributes)
 
     flags = source.flags
     if drawn.by_image:
         flags = (*(flag for flag in flags if flag != "patients-unknown"), "split-by-image")
-    split = f"{name}-{digest([drawn.splits, sorted(drawn.by_image), sorted(drawn.empty)], 8)}"
+    facts: list[object] = [drawn.splits, sorted(drawn.by_image), sorted(drawn.empty)]
+    split = f"{name}-{digest([*facts, drawn.roles, drawn.queries] if drawn.roles or drawn.queries else facts, 8)}"
     found = SplitSource(
         source=source, name=source.name, version=f"{source.version}+{split}", classes=source.classes,
         mask_names=source.mask_names, box_classes=source.box_classes, flags=flags, root=getattr(source, "root", None),
         records=tuple(placed(record) for record in source.records if record.uid in drawn.splits),
-        split=split, notes=drawn.notes,
+        split=split, notes=drawn.notes, queries=drawn.queries,
     )  # fmt: skip
     return cast(Source, found)
 

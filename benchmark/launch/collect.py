@@ -22,8 +22,8 @@ class Collecting(Runner):
             return
         reason = refusal(cell, data)
         stored = None if ending else self.store.read(cell.spec.key)
-        if reason:
-            self._keep(self._result(cell, "unsupported", error=reason))
+        if reason is not None:
+            self._keep(self._result(cell, reason[0], error=reason[1]))
         elif stored is not None:
             self._keep(stored, save=False)
         else:

@@ -63,14 +63,14 @@ def load_mmdet() -> dict[str, Any]:
     """The classes of mmdet and mmengine that detection uses, imported once, without the warnings known of them.
 
     Returns:
-        Classes "neck" and "head" (YOLOv3), "fpn", "fcos", "rpn", "roi", "sample", "instances", "config".
+        Classes "neck" and "head" (YOLOv3), "fpn", "fcos", "retina", "rpn", "roi", "sample", "instances", "config".
     """
     mmcv_ops.install()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*MultiScaleDeformableAttention.* has been moved", ImportWarning)
         for category in (DeprecationWarning, SyntaxWarning):  # when mmdet is compiled for the first time
             warnings.filterwarnings("ignore", "invalid escape sequence", category)
-        from mmdet.models.dense_heads import FCOSHead, RPNHead, YOLOV3Head
+        from mmdet.models.dense_heads import FCOSHead, RetinaHead, RPNHead, YOLOV3Head
         from mmdet.models.necks import FPN, YOLOV3Neck
         from mmdet.models.roi_heads import StandardRoIHead
         from mmdet.structures import DetDataSample
@@ -81,6 +81,7 @@ def load_mmdet() -> dict[str, Any]:
         "head": YOLOV3Head,
         "fpn": FPN,
         "fcos": FCOSHead,
+        "retina": RetinaHead,
         "rpn": RPNHead,
         "roi": StandardRoIHead,
         "sample": DetDataSample,

@@ -13,7 +13,8 @@ def build_head(protocol: Protocol, info: Sequence[tuple[int, int]], classes: int
     """A head with weights drawn from the global torch generator.
 
     Args:
-        protocol: its setting "head" is "yolov3" (also where there is none), "yolov3-by-scale", "fcos" or "faster-rcnn".
+        protocol: its setting "head" is "yolov3" (also where there is none), "yolov3-by-scale", "fcos", "retinanet" or
+            "faster-rcnn".
         info: (channels, stride) of each native map. classes: number of box classes. size: of the square images in pixels.
 
     Raises:
@@ -28,10 +29,16 @@ def build_head(protocol: Protocol, info: Sequence[tuple[int, int]], classes: int
         from tasks.heads.modern_boxes import FasterRcnnHead
 
         return FasterRcnnHead(info, width, protocol.setting("hidden"), classes, size)
+    if name == "retinanet":
+        from tasks.heads.retinanet import RetinaNetHead
+
+        return RetinaNetHead(info, width, protocol.setting("convolutions"), classes, size)
     from tasks.heads.yolo import YoloHead, YoloOptions
     from tasks.heads.yolo_by_scale import YoloByScale
 
     kinds = {"yolov3": YoloHead, "yolov3-by-scale": YoloByScale}
     if name not in kinds:
-        raise ValueError(f"protocol {protocol.name} names head {name!r}; use {', '.join(kinds)}, fcos or faster-rcnn")
+        raise ValueError(
+            f"protocol {protocol.name} names head {name!r}; use {', '.join(kinds)}, fcos, retinanet or faster-rcnn"
+        )
     return kinds[name](info, width, numbers(protocol, "neck_channels"), classes, size, YoloOptions.of(protocol))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from benchmark.features_trained import Finetuned
+from benchmark.repro import seed_of
 from benchmark.types import Protocol
-from tasks.heads.fit import Fitting, Pace, Schedule
+from tasks.heads.fit import Schedule, whole_batches
+from tasks.heads.loop import Drawn, Fitting, Pace
 
 LOSS = "loss"  # the one value of an evaluation that is better when lower
 
@@ -56,9 +58,14 @@ class EpochSchedule:
         every = max(1, rows // self.batch_size)
         return self.epochs * every, every
 
-    def pace(self, head: nn.Module) -> Pace:
+    def order(self, rows: int, eval_seed: int) -> Iterator[Drawn]:
+        """Full batches from permutations laid end to end."""
+        return whole_batches(rows, self.batch_size, seed_of("head order", self.protocol, eval_seed))
+
+    def pace(self, module: nn.Module, steps: int) -> Pace:
         """A fresh optimizer of the parameters of a head, or of a `Finetuned` encoder and head."""
-        return _Epochs(self, head)
+        del steps
+        return _Epochs(self, module)
 
 
 def schedule_of(protocol: Protocol) -> Fitting:
@@ -112,6 +119,17 @@ class _Epochs:
         if self.plateau is not None:
             self.plateau.step(found[self.schedule.plateau])
         return score, self.schedule.stop_patience is not None and self.waited >= self.schedule.stop_patience
+
+    def state(self) -> dict[str, Any]:
+        plateau = None if self.plateau is None else dict(self.plateau.state_dict())
+        return {"best": self.best, "waited": self.waited, "plateau": plateau}
+
+    def restore(self, state: Mapping[str, Any], step: int) -> None:
+        self.best, self.waited = state["best"], state["waited"]
+        if self.plateau is not None:
+            self.plateau.load_state_dict(state["plateau"])
+        if self.encoder is not None and step <= self.schedule.frozen_steps:
+            self.encoder.hold(True)
 
     def _set(self, rates: Iterable[float]) -> None:
         for group, rate in zip(self.optimizer.param_groups, rates):

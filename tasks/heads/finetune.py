@@ -19,13 +19,15 @@ from benchmark.errors import Unsupported
 from benchmark.features import in_batches, pixels
 from benchmark.repro import seeded
 from benchmark.types import Protocol, Record
-from tasks.heads.supervised import Problem, Training, fit_rounds, summed_loss, value_on
+from tasks.heads.loop import Problem
+from tasks.heads.supervised import Rounds, Training, criterion_of, fit_rounds, value_on
 
 
 class Tuned(nn.Module):
     """A copy of a method's image encoder and a linear layer on its tower features.
 
-    Only parameters that the tower features depend on, and that the method itself would train, require a gradient.
+    The parameters that the tower features depend on are found by one backward pass and trained, all of them, those included
+    that pretraining left as drawn; a method comes here frozen.
 
     Args:
         freeze_bn: batch norms keep their running statistics in training; their scales and shifts are trained all the same.
@@ -38,12 +40,12 @@ class Tuned(nn.Module):
         super().__init__()
         if not hasattr(method, "tower_features"):
             raise Unsupported(f"{method.name} has no tower_features, the differentiable image encoder that fine-tuning needs")
-        self.method, self.freeze_bn = deepcopy(method).eval(), freeze_bn
+        self.method, self.freeze_bn = deepcopy(method).eval().requires_grad_(True), freeze_bn
         size, device = method.input, next(method.parameters()).device
-        trained = [item for item in self.method.parameters() if item.requires_grad]
+        trained = list(self.method.parameters())
         with torch.enable_grad():
             features = self.method.tower_features(torch.zeros(2, size.channels, size.size, size.size, device=device))
-        if not trained or not features.requires_grad:
+        if not features.requires_grad:
             raise Unsupported(f"tower_features of {method.name} give no gradient, and fine-tuning needs one")
         reached = torch.autograd.grad(features.sum(), trained, allow_unused=True)
         for item, gradient in zip(trained, reached):
@@ -95,30 +97,32 @@ class FineTuning:
             Unsupported: the method cannot be trained. UserError: a loss is not finite.
         """
         training, (val_records, val_labels) = Training.of(self.protocol), val
-        known = (~np.isnan(train[1])).sum(axis=1)
+        criterion = criterion_of(self.protocol)
+        known = criterion.known(train[1])
         kept = np.flatnonzero(known).tolist()
         records, targets = [train[0][row] for row in kept], torch.from_numpy(train[1][kept].astype(np.float32))
         self.tuned = Tuned(self.method, targets.shape[1], self.protocol.setting("freeze_bn"), self.context.eval_seed)
         self.tuned.to(self.context.device)
 
-        def loss(rows: Sequence[int], epoch: int) -> Tensor:
-            images = self._augmented([records[row] for row in rows], epoch)
-            drawn = (self.protocol.hash, self.context.eval_seed, epoch, records[rows[0]].uid)
+        def loss(rows: Sequence[int], epochs: Sequence[int]) -> dict[str, Tensor]:
+            images = self._augmented([records[row] for row in rows], epochs[0])  # a batch is of one epoch
+            drawn = (self.protocol.hash, self.context.eval_seed, epochs[0], records[rows[0]].uid)
             with seeded("dropout", *drawn), self.context.autocast():
                 logits = self.tuned(images)
-            return summed_loss(logits, self.context.to_device(targets[list(rows)]))
+            return {"loss": criterion.summed(logits, self.context.to_device(targets[list(rows)]))}
 
         problem = Problem(
             module=self.tuned,
-            groups=self.tuned.groups(training.learning_rate, self.protocol.setting("encoder_rate")),
             loss=loss,
             known=known[kept].tolist(),
             uids=[record.uid for record in records],
-            evaluate=lambda: value_on(self.scores(val_records), val_labels, training.selection),
+            evaluate=lambda: value_on(self.scores(val_records), val_labels, training.selection, criterion),
             at_once=self.context.batch_size,
+            scaled=self.context.precision == "fp16",
         )
-        fit_rounds(problem, training, self.protocol.hash, self.context)
-        self.context.notes["trained_params"] = sum(item.numel() for group in problem.groups for item in group["params"])
+        groups = self.tuned.groups(training.learning_rate, self.protocol.setting("encoder_rate"))
+        fit_rounds(problem, Rounds(training, groups, self.protocol.hash), self.context)
+        self.context.notes["trained_params"] = sum(item.numel() for group in groups for item in group["params"])
         return self.scores(val_records)
 
     @torch.no_grad()

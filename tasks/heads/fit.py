@@ -1,10 +1,11 @@
-"""The one supervised loop for dense heads, on the maps of a frozen encoder or with the encoder."""
+"""Dense heads in steps: the schedule of the presets, and what both dense families need of rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, inf
+from itertools import count
+from math import ceil
 from typing import Any
 from typing import Protocol as Interface
 
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmark.context import Context
-from benchmark.errors import UserError
+from benchmark.features_trained import Finetuned
 from benchmark.repro import seed_of
 from benchmark.types import Protocol, Record, digest
+from tasks.heads.loop import ALL, Drawn, Pace, Problem
 
 WARMUP = 0.05  # fraction of the steps
 
@@ -30,51 +32,6 @@ class Maps(Interface):
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         """Maps (B, channels, h, w) float32 of the rows, on the device, from fine to coarse."""
-        ...
-
-
-class Pace(Interface):
-    """The optimizer of one fit, how its rates go, and what an evaluation means for them."""
-
-    optimizer: torch.optim.Optimizer
-
-    def before(self, step: int) -> None:
-        """Called before each step, from 1 on."""
-        ...
-
-    def after(self) -> None:
-        """Called after each step."""
-        ...
-
-    def judge(self, found: Any) -> tuple[float, bool]:
-        """What `evaluate` gave -> a score, higher is better, and whether to stop."""
-        ...
-
-
-class Fitting(Interface):
-    """How long and how a head is fitted: `Schedule`, in steps, or `tasks.heads.epochs.EpochSchedule`."""
-
-    @property
-    def protocol(self) -> str:
-        """The hash that seeds the order of rows."""
-        ...
-
-    @property
-    def batch_size(self) -> int:
-        """Rows of a step."""
-        ...
-
-    @property
-    def clip_norm(self) -> float | None:
-        """Of the whole gradient; None: not clipped."""
-        ...
-
-    def length(self, rows: int) -> tuple[int, int]:
-        """Steps for so many training rows, and steps between two evaluations (0: none)."""
-        ...
-
-    def pace(self, head: nn.Module) -> Pace:
-        """A fresh optimizer of a head's parameters."""
         ...
 
 
@@ -105,17 +62,21 @@ class Schedule:
         del rows
         return self.steps, ceil(self.steps / self.evaluations) if self.evaluations else 0
 
-    def pace(self, head: nn.Module) -> Pace:
+    def order(self, rows: int, eval_seed: int) -> Iterator[Drawn]:
+        """Full batches from permutations laid end to end."""
+        return whole_batches(rows, self.batch_size, seed_of("head order", self.protocol, eval_seed))
+
+    def pace(self, module: nn.Module, steps: int) -> Pace:
         """AdamW with warm-up and cosine."""
-        return _Cosine(self, head)
+        return _Cosine(self, module, steps)
 
 
 class _Cosine:
-    def __init__(self, schedule: Schedule, head: nn.Module) -> None:
+    def __init__(self, schedule: Schedule, head: nn.Module, steps: int) -> None:
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
             head.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
         )
-        self._scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _rate(step, schedule.steps))
+        self._scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _rate(step, steps))
 
     def before(self, step: int) -> None:
         pass
@@ -125,6 +86,13 @@ class _Cosine:
 
     def judge(self, found: float) -> tuple[float, bool]:
         return found, False
+
+    def state(self) -> dict[str, Any]:
+        return dict(self._scheduler.state_dict())
+
+    def restore(self, state: Mapping[str, Any], step: int) -> None:
+        del step
+        self._scheduler.load_state_dict(dict(state))
 
 
 def numbers(protocol: Protocol, name: str) -> tuple[int, ...]:
@@ -152,50 +120,26 @@ def cap_rows(records: Sequence[Record], most: int | None, seed: int) -> tuple[Re
     return tuple(record for record in records if record.patient in kept)
 
 
-def fit(
-    head: nn.Module,
-    loss: Callable[[Sequence[int]], Mapping[str, Tensor]],
-    uids: Sequence[str],
-    schedule: Fitting,
+def dense_problem(
+    module: nn.Module,
+    loss: Callable[[Sequence[int], Sequence[int]], Mapping[str, Tensor]],
+    records: Sequence[Record],
+    evaluate: Callable[[], Any] | None,
     context: Context,
-    evaluate: Callable[[], Any] | None = None,
-) -> float:
-    """Trains a head in place, in float32; deterministic in (head, rows, schedule, eval seed) on a CPU.
+) -> Problem:
+    """The problem of a head, or of a `Finetuned` encoder and head, whose batches over the run's batch size are cut in parts.
 
-    Args:
-        head: moved to the device and left in eval mode, with the weights of the best evaluation or the last step.
-        loss: rows -> scalar terms, whose sum is minimized.
-        uids: of the N training rows, in the order that `loss` indexes; they also name rows when a loss is not finite.
-        evaluate: the score on val, higher is better, or whatever the schedule judges; called with the head in eval mode.
-            None: the last step is kept.
-
-    Returns:
-        The best score on val, nan where there was no evaluation.
-
-    Raises:
-        UserError: a loss or gradient is not finite.
+    Dense losses are pooled over a batch, so the gradient of parts is near that of the whole, not the same.
     """
-    head.to(context.device).train()
-    pace, (steps, every) = schedule.pace(head), schedule.length(len(uids))
-    best, kept, over = float("nan"), None, False
-    seed = seed_of("head order", schedule.protocol, context.eval_seed)
-    order = _batches(len(uids), steps, schedule.batch_size, seed)
-    for step, rows in enumerate(context.bar(order, "fit head", steps), start=1):
-        pace.before(step)
-        if not _update(head, loss(rows), pace.optimizer, schedule.clip_norm):
-            names = ", ".join(uids[row] for row in rows[:4])
-            raise UserError(f"loss or gradient of the head is not finite at step {step} (rows {names}, ...); check these rows")
-        pace.after()
-        if every and evaluate and (step % every == 0 or step == steps):
-            score, over = pace.judge(_evaluate(head, evaluate))
-            if score > best or (kept is None and score == score):  # nan, an undefined score, is never the best
-                best, kept = score, {name: item.detach().clone() for name, item in head.state_dict().items()}
-        if over:
-            break
-    if kept is not None:
-        head.load_state_dict(kept)
-    head.eval()
-    return best
+    trained = isinstance(module, Finetuned)
+    return Problem(
+        module=module,
+        loss=loss,
+        uids=[record.uid for record in records],
+        evaluate=evaluate,
+        at_once=context.batch_size if trained else ALL,
+        scaled=trained and context.precision == "fp16",
+    )
 
 
 def names_of(records: Sequence[Record]) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
@@ -209,26 +153,6 @@ def in_chunks(n: int, size: int) -> Iterator[range]:
         yield range(start, min(n, start + size))
 
 
-def _update(head: nn.Module, terms: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, clip_norm: float | None) -> bool:
-    """One step down the sum of the terms; False, with nothing changed, when the sum or its gradient is not finite."""
-    optimizer.zero_grad(set_to_none=True)
-    total = torch.stack(list(terms.values())).sum()
-    total.backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(head.parameters(), inf if clip_norm is None else clip_norm)
-    if not torch.isfinite(total.detach() + norm):
-        return False
-    optimizer.step()
-    return True
-
-
-def _evaluate(head: nn.Module, evaluate: Callable[[], Any]) -> Any:
-    head.eval()
-    with torch.no_grad():
-        score = evaluate()
-    head.train()
-    return score
-
-
 def _rate(step: int, steps: int) -> float:
     warm = max(1, round(WARMUP * steps))
     if step < warm:
@@ -236,13 +160,14 @@ def _rate(step: int, steps: int) -> float:
     return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * (step - warm) / max(1, steps - warm)))))
 
 
-def _batches(n: int, steps: int, batch_size: int, seed: int) -> Iterator[list[int]]:
+def whole_batches(n: int, batch_size: int, seed: int) -> Iterator[Drawn]:
     """Full batches from permutations laid end to end; never of one row, over which batch statistics are not defined."""
     generator = torch.Generator().manual_seed(seed)
     size = min(batch_size, max(2, n))
-    pool: list[int] = []
-    for _ in range(steps):
-        while len(pool) < size:
-            pool.extend(torch.randperm(n, generator=generator).tolist())
-        yield pool[:size]
-        del pool[:size]
+    pool: list[tuple[int, int]] = []
+    for epoch in count():
+        pool.extend((row, epoch) for row in torch.randperm(n, generator=generator).tolist())
+        while len(pool) >= size:
+            rows, epochs = zip(*pool[:size])
+            yield list(rows), list(epochs)
+            del pool[:size]

@@ -150,7 +150,11 @@ def _sampler(number: int, positive: float, add: bool) -> dict[str, Any]:
     }
 
 
-def _assigner(positive: float, negative: float, least: float, low_quality: bool) -> dict[str, Any]:
+def assigner(positive: float, negative: float, least: float, low_quality: bool) -> dict[str, Any]:
+    """mmdet's MaxIoUAssigner: IoU from `positive` on is a box, under `negative` is none.
+
+    low_quality: the best place of each box is that box's, from `least` on.
+    """
     return {
         "type": "MaxIoUAssigner",
         "pos_iou_thr": positive,
@@ -176,7 +180,7 @@ def _proposal_settings(width: int) -> dict[str, Any]:
         "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": True, "loss_weight": 1.0},
         "loss_bbox": {"type": "L1Loss", "loss_weight": 1.0},
         "train_cfg": {
-            "assigner": _assigner(0.7, 0.3, 0.3, low_quality=True),
+            "assigner": assigner(0.7, 0.3, 0.3, low_quality=True),
             "sampler": _sampler(256, 0.5, add=False),
             "allowed_border": -1,
             "pos_weight": -1,
@@ -206,7 +210,7 @@ def _region_settings(strides: Sequence[int], width: int, hidden: int, classes: i
             "loss_bbox": {"type": "L1Loss", "loss_weight": 1.0},
         },
         "train_cfg": {
-            "assigner": _assigner(0.5, 0.5, 0.5, low_quality=False),
+            "assigner": assigner(0.5, 0.5, 0.5, low_quality=False),
             "sampler": _sampler(512, 0.25, add=True),
             "pos_weight": -1,
             "debug": False,

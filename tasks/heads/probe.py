@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from benchmark.context import Context
 from benchmark.repro import seeded
 from benchmark.types import Protocol
-from tasks.heads.supervised import Decide, Labelled, Problem, Training, fit_rounds, summed_loss, value_on
+from tasks.heads.loop import Problem
+from tasks.heads.supervised import Decide, Labelled, Rounds, Training, criterion_of, fit_rounds, value_on
 
 
 def fit_probe(train: Labelled, val: Labelled, protocol: Protocol, context: Context) -> Decide:
-    """Binary cross-entropy over the known labels of all classes at once; the best round on val.
+    """The loss of the protocol over the known labels of all classes at once; the best round on val.
 
     Returns:
         Features (N, W) -> log-odds (N, K) float64.
@@ -24,7 +25,8 @@ def fit_probe(train: Labelled, val: Labelled, protocol: Protocol, context: Conte
     Raises:
         UserError: a loss is not finite.
     """
-    known = (~np.isnan(train.labels)).sum(axis=1)
+    criterion = criterion_of(protocol)
+    known = criterion.known(train.labels)
     rows = np.flatnonzero(known)
     features = torch.from_numpy(train.features[rows].astype(np.float32))
     targets = torch.from_numpy(train.labels[rows].astype(np.float32))
@@ -37,17 +39,17 @@ def fit_probe(train: Labelled, val: Labelled, protocol: Protocol, context: Conte
             logits = head(context.to_device(torch.from_numpy(values.astype(np.float32))))
         return np.asarray(logits.double().cpu().numpy())
 
-    def loss(chosen: Any, epoch: int) -> Tensor:
-        del epoch
-        return summed_loss(head(context.to_device(features[chosen])), context.to_device(targets[chosen]))
+    def loss(chosen: Any, epochs: Any) -> dict[str, Tensor]:
+        del epochs
+        return {"loss": criterion.summed(head(context.to_device(features[chosen])), context.to_device(targets[chosen]))}
 
     problem = Problem(
         module=head,
-        groups=[{"params": list(head.parameters())}],
         loss=loss,
         known=known[rows].tolist(),
         uids=[train.uids[row] for row in rows],
-        evaluate=lambda: value_on(decide(val.features), val.labels, training.selection),
+        evaluate=lambda: value_on(decide(val.features), val.labels, training.selection, criterion),
+        scaled=context.precision == "fp16",
     )
-    fit_rounds(problem, training, protocol.hash, context)
+    fit_rounds(problem, Rounds(training, [{"params": list(head.parameters())}], protocol.hash), context)
     return decide

@@ -69,7 +69,7 @@ MODERN: dict[str, Scalar] = {
 def _literal(name: str, primary: str, settings: dict[str, Scalar], fractions: tuple[float, ...], summary: str) -> Protocol:
     return Protocol(
         name=name,
-        version=1,
+        version=2 if settings.get("encoder") == "finetune" else 1,  # 2: batches in parts, and fp16, train the encoder too
         task="detection",
         primary=primary,
         fractions=fractions,
@@ -108,6 +108,10 @@ PROTOCOLS: tuple[Protocol, ...] = (
     _literal(
         "fcos-frozen", "map50", MODERN | {"convolutions": 4, "head": "fcos"}, (0.01, 0.1, 1.0),
         "mmdet's FCOS with a feature pyramid network on the frozen encoder; COCO AP in original pixels, every image counts",
+    ),
+    _literal(
+        "retinanet-frozen", "map50", MODERN | {"convolutions": 4, "head": "retinanet"}, (0.01, 0.1, 1.0),
+        "mmdet's RetinaNet with a feature pyramid network on the frozen encoder; COCO AP, every image counts",
     ),
     _literal(
         "faster-rcnn-frozen", "map50", MODERN | {"head": "faster-rcnn", "hidden": 1024}, (0.01, 0.1, 1.0),

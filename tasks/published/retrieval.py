@@ -5,6 +5,26 @@ from __future__ import annotations
 from benchmark.data.text import REPORT
 from benchmark.types import Protocol
 
+_EIGHT = "Atelectasis,Cardiomegaly,Edema,Fracture,No Finding,Pleural Effusion,Pneumonia,Pneumothorax"
+
+
+def _eight_by_200(queries: str, similarity: str, summary: str) -> Protocol:
+    return Protocol(
+        name=f"retrieval-8x200-{queries.removesuffix('s')}",
+        version=1,
+        task="retrieval",
+        primary="precision@10",
+        settings=(
+            ("classes", _EIGHT),
+            ("match", "query class"),
+            ("pool", "full"),
+            ("queries", queries),
+            ("similarity", similarity),
+        ),
+        summary=summary,
+    )
+
+
 PROTOCOLS: tuple[Protocol, ...] = (
     Protocol(
         name="retrieval-pool-1000",
@@ -29,5 +49,15 @@ PROTOCOLS: tuple[Protocol, ...] = (
             ("similarity", "method"),
         ),
         summary="GLoRIA's task: reports of the query's class are right; test rows with one of five classes; P@5, 10, 100.",
+    ),
+    _eight_by_200(
+        "images",
+        "cosine of the tower, unprojected",
+        "ConVIRT's image-image task: candidates with the class of a query image are right; P@1, 5, 10, 50; --split its folder.",
+    ),
+    _eight_by_200(
+        "texts",
+        "method",
+        "ConVIRT's text-image task: candidates with the class of a query text are right; P@1, 5, 10, 50; --split its folder.",
     ),
 )

@@ -55,9 +55,11 @@ TUNED: dict[str, Scalar] = {"encoder": "finetune", "freeze_bn": False, "frozen_l
 
 
 def _literal(name: str, primary: str, settings: dict[str, Scalar], summary: str) -> Protocol:
+    version = 2 if settings["encoder"] == "finetune" else 1  # 2: batches in parts, and fp16, train the encoder too
     return Protocol(
-        name=name, version=1, task="segmentation", primary=primary, settings=tuple(sorted(settings.items())), summary=summary
-    )
+        name=name, version=version, task="segmentation", primary=primary, settings=tuple(sorted(settings.items())),
+        summary=summary,
+    )  # fmt: skip
 
 
 def _mgca(name: str, changes: dict[str, Scalar], summary: str) -> Protocol:

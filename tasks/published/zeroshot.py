@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from benchmark.data.sources.chexpert import CLASSES as CHEXPERT
+from benchmark.data.sources.nih import CLASSES as NIH
 from benchmark.types import Protocol, Scalar
 
 FIVE = "Atelectasis,Cardiomegaly,Consolidation,Edema,Pleural Effusion"  # of the CheXpert competition, and of 5x200
@@ -16,6 +18,24 @@ def _five_by_200(name: str, summary: str, **settings: Scalar) -> Protocol:
     pairs = tuple(sorted({**common, **settings}.items()))
     return Protocol(
         name=f"zeroshot-5x200-{name}", version=1, task="zeroshot", primary="accuracy", settings=pairs, summary=summary
+    )
+
+
+def _findings(name: str, classes: str, summary: str, prompts: str = "observed-2") -> Protocol:
+    """Positive less negative prompts of each finding; thresholds of val, and the spread over the templates."""
+    return Protocol(
+        name=f"zeroshot-{name}",
+        version=1,
+        task="zeroshot",
+        primary="auroc",
+        settings=(
+            ("classes", classes),
+            ("ensemble", "mean of normalized"),
+            ("prompts", prompts),
+            ("spread", "templates"),
+            ("threshold", "f1 on val"),
+        ),
+        summary=f"{summary} by positive less negative prompts; macro AUROC.",
     )
 
 
@@ -41,18 +61,10 @@ PROTOCOLS: tuple[Protocol, ...] = (
         "CXR-CLIP: every prompt of GLoRIA's grid; the mean cosine.",
         prompts="gloria-grid", pooling="mean", similarity="pooled",
     ),
-    Protocol(
-        name="zeroshot-chexpert-5",
-        version=1,
-        task="zeroshot",
-        primary="auroc",
-        settings=(
-            ("classes", FIVE),
-            ("ensemble", "mean of normalized"),
-            ("prompts", "observed-2"),
-            ("spread", "templates"),
-            ("threshold", "f1 on val"),
-        ),
-        summary="The five findings of the CheXpert competition by positive less negative prompts; macro AUROC.",
-    ),
+    _findings("chexpert-5", FIVE, "The five findings of the CheXpert competition"),
+    _findings("chexpert-14", ",".join(CHEXPERT), "CheXpert's fourteen observations, those of MIMIC-CXR-JPG too"),
+    _findings("nih-14", ",".join(NIH), "The fourteen findings of NIH ChestX-ray14", "observed-3"),
+    _findings("rsna", "Pneumonia", "RSNA's Pneumonia"),
+    _findings("siim", "Pneumothorax", "SIIM's Pneumothorax"),
+    _findings("covidx", "COVID-19", "COVIDx's COVID-19"),
 )  # fmt: skip

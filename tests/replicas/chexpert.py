@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmark.data.phantom import CLASSES as PHANTOM
@@ -40,6 +41,16 @@ def write(root: Path, patients: int = 12, plus: bool = True) -> Path:
     if plus:
         table(root / NAME / "df_chexpert_plus_240401.csv", reports, PLUS)
     return root / NAME
+
+
+def write_queries(folder: Path, candidates: Sequence[str], images: Mapping[str, str], texts: Sequence[tuple[str, str]]) -> Path:
+    """ConVIRT's lists of 8x200 as its repository has them; images: path -> class, texts: (class, text)."""
+    rows = [{"Path": f"{NAME}/{path}", "Frontal/Lateral": "Frontal", **dict.fromkeys(CLASSES, "0.0")} for path in candidates]
+    table(folder / "image-retrieval" / "candidate.csv", rows, HEADER)
+    asked = [{"Variable": name, "Path": f"{NAME}/{path}"} for path, name in images.items()]
+    table(folder / "image-retrieval" / "query.csv", asked, ("Variable", "Path"))
+    table(folder / "text-retrieval" / "query.csv", [{"Variable": a, "Text": b} for a, b in texts], ("Variable", "Text"))
+    return folder
 
 
 def _row(record: Record, part: str, place: int) -> Row:

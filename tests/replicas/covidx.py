@@ -22,3 +22,17 @@ def write(root: Path, patients: int = 12) -> Path:
     for split, lines in lists.items():
         (home / f"{split}.txt").write_bytes("\n".join([*lines, ""]).encode())
     return home
+
+
+def write_three(root: Path, patients: int = 12) -> Path:
+    """The A lists of the COVID-Net repository in ROOT/covidx-cxr2, train and test alone: each of three classes in turn."""
+    home = root / "covidx-cxr2"
+    lists: dict[str, list[str]] = {"train": [], "test": []}
+    for number, (place, split, record) in enumerate(frontals(patients)):
+        part = "test" if split == "test" else "train"
+        word = ("normal", "pneumonia", "COVID-19")[place % 3]
+        lists[part].append(f"{place + 1} image-{number:04d}.png {word} {SOURCES[place % len(SOURCES)]}")
+        save(home / part / f"image-{number:04d}.png", picture(record))
+    for part, lines in lists.items():
+        (home / f"{part}_COVIDx9A.txt").write_bytes("\n".join([*lines, ""]).encode())
+    return home

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from benchmark.data.images import image_shape, read_image
 from benchmark.data.sources import SourceOptions
+from benchmark.data.sources.box_masks import DRAWN, filled
 from benchmark.data.sources.layout import Layout, draw, find_root, inside, keep_where, partial_download, read_table, version_of
 from benchmark.errors import ImageError, UserError
 from benchmark.types import Box, Record
@@ -68,7 +69,8 @@ class Nih:
     box_classes: tuple[str, ...]
     name: str = "nih"
     classes: tuple[str, ...] = CLASSES
-    mask_names: tuple[str, ...] = ()
+    mask_names: tuple[str, ...] = ()  # where there are boxes, their classes
+    masks_from_boxes: bool = True
     flags: tuple[str, ...] = ()
     known_counts: Mapping[str, int] = field(default_factory=dict)  # as layout.py says
 
@@ -77,8 +79,10 @@ class Nih:
         return read_image(self.root / record.image, record.uid)
 
     def mask(self, record: Record, name: str) -> NDArray[np.uint8]:
-        """Raises ImageError: the set has no masks."""
-        raise ImageError(record.uid, f"{LAYOUT.title} has no mask {name!r}; use its boxes")
+        """(H, W) uint8: 1 in any box of the class, 0 elsewhere. Raises ImageError."""
+        if name not in record.masks:
+            raise ImageError(record.uid, f"{LAYOUT.title} has no mask {name!r} of this image; use its boxes")
+        return filled(record.boxes or (), name, image_shape(self.root / record.image, record.uid))
 
 
 def open_source(location: str, options: SourceOptions) -> Nih:
@@ -110,7 +114,7 @@ def open_source(location: str, options: SourceOptions) -> Nih:
     tables = {path.name: path for path in (table, root / BOXES, *(root / name for name in LISTS)) if path.exists()}
     return Nih(
         root=root, version=version_of(f"{release}-{VAL_RULE}", tables, options), records=records,
-        box_classes=BOX_CLASSES if boxes else (),
+        box_classes=BOX_CLASSES if boxes else (), mask_names=BOX_CLASSES if boxes else (),
         flags=partial_download(kept, names, places) or partial_download((), names, splits),
         known_counts={} if options.where else KNOWN_COUNTS,
     )  # fmt: skip
@@ -246,6 +250,7 @@ def _record(
     strange = sorted(findings - set(CLASSES) - {NO_FINDING})
     if strange or (NO_FINDING in findings and len(findings) > 1):
         raise UserError(f"{table} has the findings {row['Finding Labels']!r} for {name}; download it again from {LAYOUT.page}")
+    outlined = {box.label for box in boxes.get(name, ())}
     known = age.isdecimal() and int(age) <= OLDEST
     sex, view = row.get("Patient Sex", row.get("Patient Gender", "")), row["View Position"]
     official = "train_val" if splits[name] == "train" else "test"
@@ -259,6 +264,8 @@ def _record(
         view=view if view in ("PA", "AP") else "",
         labels=tuple(float(label in findings) for label in CLASSES),
         boxes=tuple(boxes[name]) if name in boxes else None,
+        # a finding that is there and has no box is unknown, not empty
+        masks={label: DRAWN for label in BOX_CLASSES if outlined and (label in outlined or label not in findings)},
         age=float(age) if known else None,
         sex=sex if sex in ("F", "M") else "",
         attributes={column: value for column, value in attributes.items() if value} | ({} if known else {"age_unknown": "yes"}),

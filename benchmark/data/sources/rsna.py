@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from benchmark.data.dicom import dicom_shape, read_dicom, require_pydicom
 from benchmark.data.sources import SourceOptions
+from benchmark.data.sources.box_masks import DRAWN, filled
 from benchmark.data.sources.layout import Layout, find_root, keep_where, list_files, partial_download, read_table, version_of
 from benchmark.errors import ImageError, UserError
 from benchmark.types import Box, Record, digest
@@ -73,10 +74,7 @@ class Rsna:
         """(H, W) uint8: 1 in any box, 0 elsewhere. Raises ImageError."""
         if name not in record.masks:
             raise ImageError(record.uid, f"{LAYOUT.title} has no mask {name!r}; use {FINDING}")
-        drawn = np.zeros(dicom_shape(self.root / record.image, record.uid), np.uint8)
-        for box in record.boxes or ():
-            drawn[math.floor(box.y0) : math.ceil(box.y1), math.floor(box.x0) : math.ceil(box.x1)] = 1
-        return drawn
+        return filled(record.boxes or (), name, dicom_shape(self.root / record.image, record.uid))
 
 
 def open_source(location: str, options: SourceOptions) -> Rsna:
@@ -210,6 +208,6 @@ def _record(row: Mapping[str, str], boxes: tuple[Box, ...], patient: str, split:
         view="FRONTAL",  # PA or AP; which of them stands in the DICOM header
         labels=(float(row["Target"]),),
         boxes=boxes,
-        masks={FINDING: "boxes"},
+        masks={FINDING: DRAWN},
         attributes={"class": row["class"]},
     )

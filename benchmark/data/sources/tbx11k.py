@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.data.images import read_image
+from benchmark.data.images import image_shape, read_image
 from benchmark.data.sources import SourceOptions
+from benchmark.data.sources.box_masks import DRAWN, filled
 from benchmark.data.sources.layout import Layout, draw, find_root, inside, keep_where, list_files, partial_download, version_of
 from benchmark.errors import ImageError, UserError
 from benchmark.types import Box, Record
@@ -56,7 +57,7 @@ class Tbx11k:
     records: tuple[Record, ...]
     name: str = "tbx11k"
     classes: tuple[str, ...] = CLASSES
-    mask_names: tuple[str, ...] = ()
+    mask_names: tuple[str, ...] = (ACTIVE, LATENT)
     box_classes: tuple[str, ...] = (ACTIVE, LATENT)
     flags: tuple[str, ...] = ("patients-unknown",)
     known_counts: Mapping[str, int] = field(default_factory=dict)  # as layout.py says
@@ -66,8 +67,10 @@ class Tbx11k:
         return read_image(self.root / record.image, record.uid)
 
     def mask(self, record: Record, name: str) -> NDArray[np.uint8]:
-        """Raises ImageError: the set has no masks."""
-        raise ImageError(record.uid, f"{LAYOUT.title} has no mask {name!r}; use its boxes")
+        """(H, W) uint8: 1 in any box of the kind, 0 elsewhere. Raises ImageError."""
+        if name not in record.masks:
+            raise ImageError(record.uid, f"{LAYOUT.title} has no mask {name!r} of this image; use its boxes")
+        return filled(record.boxes or (), name, image_shape(self.root / record.image, record.uid))
 
 
 def open_source(location: str, options: SourceOptions) -> Tbx11k:
@@ -93,7 +96,7 @@ def open_source(location: str, options: SourceOptions) -> Tbx11k:
         boxes |= drawn
     listed = [row["file_name"] for row in rows]
     rows = keep_where(rows, options.where, root / TABLES["train"])
-    records = tuple(_record(root, row, tuple(boxes.get(row["file_name"], ()))) for row in rows)
+    kinds, records = _with_masks([_record(root, row, tuple(boxes.get(row["file_name"], ()))) for row in rows])
     folders = [folder for folder in FOLDERS if (root / "imgs" / folder).is_dir()]
     there = {f"{folder}/{name}" for folder in folders for name in list_files(root, f"imgs/{folder}")}
     if there.isdisjoint(listed):
@@ -102,13 +105,20 @@ def open_source(location: str, options: SourceOptions) -> Tbx11k:
             f"unpack the archive of {LAYOUT.page} again"
         )
     tables = {name: root / name for name in (*TABLES.values(), *LISTS.values()) if (root / name).exists()}
-    kinds = {box.label for record in records for box in record.boxes or ()}
     return Tbx11k(
         root=root, version=version_of(VAL_RULE, tables, options), records=records,
-        box_classes=tuple(kind for kind in KINDS.values() if kind in kinds),
+        box_classes=kinds, mask_names=kinds,
         flags=("patients-unknown", *partial_download((row["file_name"] for row in rows), listed, there)),
         known_counts={} if options.where else KNOWN_COUNTS,
     )  # fmt: skip
+
+
+def _with_masks(read: Sequence[Record]) -> tuple[tuple[str, ...], tuple[Record, ...]]:
+    """The kinds that have boxes, and the records with a mask of each where they are annotated."""
+    found = {box.label for record in read for box in record.boxes or ()}
+    kinds = tuple(kind for kind in KINDS.values() if kind in found)
+    masks = dict.fromkeys(kinds, DRAWN)
+    return kinds, tuple(record if record.boxes is None else replace(record, masks=masks) for record in read)
 
 
 def _table(path: Path) -> tuple[list[str], dict[str, list[Box]]]:

@@ -113,5 +113,8 @@ def _with_number(rule: SplitRule, number: str, text: str) -> Choice | None:
 
 def _listed(source: Source, file: Path, by_image: bool) -> Drawn:
     from benchmark.data.split_rules.lists import draw_list, read_list
+    from benchmark.data.split_rules.queries import draw_queries, holds_queries
 
+    if holds_queries(file):
+        return draw_queries(source, file)
     return draw_list(source, read_list(file), by_image)

@@ -59,73 +59,75 @@ def read_list(path: Path) -> SplitList:
     """
     if path.is_dir():
         return _folder(path)
-    text = _text(path)
+    text = text_of(path)
     rows = _json(path, text) if text.lstrip()[:1] in ("{", "[") else _table(path, text)
     return SplitList(where=str(path), rows=tuple(rows))
 
 
-def _refuse(path: Path, problem: str, remedy: str = _FORMS) -> NoReturn:
+def refuse(path: Path, problem: str, remedy: str = _FORMS) -> NoReturn:
+    """Raises UserError: one sentence of what is wrong with a list, and the way out."""
     raise UserError(f"--split {path}: {problem}; {remedy}")
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a list. Raises UserError."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
-        _refuse(path, "it is no text in UTF-8")
+        refuse(path, "it is no text in UTF-8")
     except OSError as error:
-        _refuse(path, f"it cannot be read ({error.strerror})", "check the path and its permissions")
+        refuse(path, f"it cannot be read ({error.strerror})", "check the path and its permissions")
 
 
 def _json(path: Path, text: str) -> Iterator[tuple[str, str]]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        _refuse(path, f"it is no JSON ({error})")
+        refuse(path, f"it is no JSON ({error})")
     if isinstance(found, dict) and found and found.keys() <= NAMES.keys():
         for name, images in found.items():
             if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-                _refuse(path, f"{name!r} is no list of texts")
+                refuse(path, f"{name!r} is no list of texts")
             yield from ((image, NAMES[name]) for image in images)
         return
     entries = list(found.values()) if isinstance(found, dict) else []
     if not entries or not all(isinstance(entry, dict) and isinstance(entry.get("image_path"), str) for entry in entries):
-        _refuse(path, "its JSON is neither of train, val and test nor of entries with image_path and label")
+        refuse(path, "its JSON is neither of train, val and test nor of entries with image_path and label")
     for entry in entries:
         label = entry.get("label")
         if not isinstance(label, list) or sorted(map(str, label)) != ["0", "0", "0", "0", "1"]:
-            _refuse(
+            refuse(
                 path, f"{entry['image_path']!r} has the label {label!r}, not one 1 and four 0 as PRIOR's list", "get it again"
             )
         yield entry["image_path"], "test"
 
 
-def _columns(path: Path, text: str) -> tuple[list[str], list[list[str]]]:
-    """The header in small letters, and the rows."""
+def columns_of(path: Path, text: str) -> tuple[list[str], list[list[str]]]:
+    """The header in small letters, and the rows. Raises UserError."""
     try:
         table = [[cell.strip() for cell in cells] for cells in csv.reader(io.StringIO(text, newline="")) if any(cells)]
     except csv.Error as error:
-        _refuse(path, f"it is no CSV ({error})")
+        refuse(path, f"it is no CSV ({error})")
     header = [name.lower() for name in table[0]] if table else []
     short = next((place for place, cells in enumerate(table[1:], 2) if len(cells) != len(header)), None)
     if short is not None:
-        _refuse(path, f"its row {short} has {len(table[short - 1])} cells and its header {len(header)}")
+        refuse(path, f"its row {short} has {len(table[short - 1])} cells and its header {len(header)}")
     return header, table[1:]
 
 
 def _table(path: Path, text: str) -> Iterator[tuple[str, str]]:
-    header, rows = _columns(path, text)
+    header, rows = columns_of(path, text)
     column = next((header.index(name) for name in IDS if name in header), None)
     labelled = {name.lower() for name in CLASSES} <= set(header)
     test = labelled or header == ["variable", "path"] or {"dicom_id", "subject_id", "study_id"} <= set(header)
     if "variable" in header and "text" in header:
-        _refuse(path, "it holds ConVIRT's queries in words, no images", "use image-retrieval/candidate.csv")
+        refuse(path, "it holds ConVIRT's queries in words, no images", "give the folder above text-retrieval")
     if column is None or not rows or not (test or "split" in header):
-        _refuse(path, f"it has the columns {', '.join(header[:8]) or 'none'} and {len(rows)} rows")
+        refuse(path, f"it has the columns {', '.join(header[:8]) or 'none'} and {len(rows)} rows")
     for cells in rows:
         split = cells[header.index("split")] if "split" in header else "test"
         if split.lower() not in NAMES:
-            _refuse(path, f"it has the split {split!r} for {cells[column]!r}", "use train, val or test")
+            refuse(path, f"it has the split {split!r} for {cells[column]!r}", "use train, val or test")
         yield cells[column], NAMES[split.lower()]
 
 
@@ -134,10 +136,10 @@ def _folder(path: Path) -> SplitList:
     for file in sorted(path.iterdir()):
         if file.suffix in (".txt", ".csv") and (split := NAMES.get(file.stem)):
             if split in found:
-                _refuse(path, f"it has {found[split].name} and {file.name}, two lists of {split}", "keep one")
+                refuse(path, f"it has {found[split].name} and {file.name}, two lists of {split}", "keep one")
             found[split] = file
     if "train" not in found or "test" not in found:
-        _refuse(path, f"it lacks a list of {'test' if 'train' in found else 'train'}")
+        refuse(path, f"it lacks a list of {'test' if 'train' in found else 'train'}")
     rows: list[tuple[str, str]] = []
     empty: set[str] = set()
     for split in (name for name in SPLITS if name in found):
@@ -149,13 +151,13 @@ def _folder(path: Path) -> SplitList:
 
 def _plain(file: Path) -> tuple[list[str], set[str]]:
     """The images of the list of one split, and those of them whose column of boxes is empty."""
-    text = _text(file)
+    text = text_of(file)
     if file.suffix == ".txt":
         return [line.strip() for line in text.splitlines() if line.strip()], set()
-    header, rows = _columns(file, text)
+    header, rows = columns_of(file, text)
     column = next((header.index(name) for name in IDS if name in header), None)
     if column is None or not rows:
-        _refuse(file, f"it has the columns {', '.join(header[:8]) or 'none'} and {len(rows)} rows", "ID is expected")
+        refuse(file, f"it has the columns {', '.join(header[:8]) or 'none'} and {len(rows)} rows", "ID is expected")
     boxes = header.index("boxes") if "boxes" in header else None
     empty = {cells[column] for cells in rows if boxes is not None and not cells[boxes]}
     return [cells[column] for cells in rows], empty
@@ -183,7 +185,7 @@ def draw_list(source: Source, listed: SplitList, by_image: bool) -> Drawn:
     Raises:
         UserError: most images of a split are unknown to the set, or an image or a patient is in two splits.
     """
-    find = _Finder(source.records)
+    find = Finder(source.records)
     splits: dict[str, str] = {}
     unknown: Counter[str] = Counter()
     for image, split in listed.rows:
@@ -210,7 +212,7 @@ def draw_list(source: Source, listed: SplitList, by_image: bool) -> Drawn:
     return Drawn(splits=splits, by_image=frozenset(splits) if by_image else frozenset(), empty=empty, notes=tuple(notes))
 
 
-def _unknown(source: Source, listed: SplitList, find: _Finder, unknown: Mapping[str, int]) -> Iterator[str]:
+def _unknown(source: Source, listed: SplitList, find: Finder, unknown: Mapping[str, int]) -> Iterator[str]:
     """A sentence on the rows that name no image of the set. Raises UserError where a split loses half of its rows or more."""
     rows = Counter(split for _, split in listed.rows)
     for split, count in unknown.items():
@@ -240,7 +242,7 @@ def _check_patients(source: Source, splits: Mapping[str, str], where: str) -> No
         )
 
 
-class _Finder:
+class Finder:
     """Finds the uid of an image as a list names it; None where no image or more than one answers."""
 
     def __init__(self, records: Iterable[Record]) -> None:
@@ -254,6 +256,7 @@ class _Finder:
                 _add(self._names, _without_ending(name.rpartition("/")[2]), record.uid)
 
     def __call__(self, text: str) -> str | None:
+        """The uid, or None."""
         path = text.replace("\\", "/")
         while True:
             found = self._exact.get(path) or self._bare.get(_without_ending(path))
