@@ -18,7 +18,7 @@ const findingsPanel = () => {
   if (!metrics.length) return null;
   const select = options(h("select", { id: "finding-metric" }), metrics.map((name) => [name, name]), metrics[0]);
   const card = panel({
-    id: "findings", title: "By finding", wide: true, how: "Each column is one finding; the shade says how near a method comes to the best of that column. Means over the seeds.",
+    id: "findings", title: "By finding", wide: true, how: "Each column is one finding; the shade says how near a method comes to the best of that column, which may be noise: findings are not ranked. Means over the seeds.",
     controls: h("div", { class: "controls" }, field("Metric", select)), build: () => drawFindings(select.value),
   });
   select.addEventListener("change", changed);
@@ -37,7 +37,7 @@ const drawFindings = (metric) => {
   const cell = (value, [low, high]) => {
     if (!known(value)) return h("td", { class: "gone" }, NONE);
     const share = high > low ? (value - low) / (high - low) : 1;
-    return h("td", { class: share === 1 ? "heat best" : "heat", style: { "--heat": `${Math.round(100 * share)}%` } }, number(value));
+    return h("td", { class: "heat", style: { "--heat": `${Math.round(100 * share)}%` } }, number(value));
   };
   return scroller("Score by finding", h("table", { class: "glance findings" }, h("caption", { class: "visually-hidden" }, `${metric} by finding, ${group.name}`),
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Method"), columns.map((column) => h("th", { scope: "col" }, column.finding)))),

@@ -9,7 +9,7 @@ const glance = () => {
   const tables = [...sets].map(([name, groups]) => scroller(`At a glance: ${name}`, glanceTable(name, groups)));
   return h("section", { id: "glance", "aria-labelledby": "glance-title" },
     h("h2", { id: "glance-title" }, "At a glance"),
-    h("p", { class: "lead" }, "Each column is a contest of its own. The shade says how near a method comes to the best of its column; nothing is averaged across columns."),
+    h("p", { class: "lead" }, "Each column is a contest of its own. The shade says how near a method comes to the best of its column; bold is the first rank group, within which a difference may be noise."),
     h("div", { class: "card flush" }, tables), board.averages.filter((average) => average.head.length > 2).map(meansOf));
 };
 
@@ -54,7 +54,8 @@ const glanceCell = (entry, group) => {
   const values = contestants(group).map((other) => other.value);
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const share = high > low ? (entry.value - low) / (high - low) : 1;
-  const near = group.higher || high === low ? share : 1 - share;
+  const first = entry.standing && entry.standing.rank === 1; // what may differ by noise alone from the best is shown as the best
+  const near = first ? 1 : group.higher || high === low ? share : 1 - share;
   const button = h("button", { type: "button", onclick: () => showDetails(entry) }, number(entry.value));
   return h("td", { class: near === 1 ? "heat best" : "heat", style: { "--heat": `${Math.round(near * 100)}%` } }, button);
 };
