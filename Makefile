@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow check bench gpu-bench clean install
+.PHONY: run test test-slow check bench gpu-bench gpu-bench-tasks clean install
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] < (3, 13)) and 'Python 3.11 or 3.12 is needed: make PYTHON=python3.12')"
@@ -36,6 +36,11 @@ bench: install
 # every measurement that needs a GPU; resumes; writes leaderboards/measured/<gpu>.{json,md,svg}; --dry-run lists it anywhere
 gpu-bench: install
 	$(BIN)/python -m benchmark efficiency --programme gpu
+
+# one paper-size run of every task family on the phantom at 224: time and memory, not scores; dense heads take 10,000 steps each
+gpu-bench-tasks: install
+	$(BIN)/python -m benchmark run --method clip --task all --preset paper --labels 1 --data phantom:train=2000,size=224 \
+		--set image_weights=none --set text_weights=none --set steps=50 --set batch_size=64 --precision bf16 --out runs/gpu-bench
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

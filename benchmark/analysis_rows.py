@@ -49,6 +49,7 @@ class Analyst:
     def __init__(self, out: Path, draws: int) -> None:
         self.out, self.draws = out, draws
         self._drawn: dict[str, tuple[Resampled, str] | None] = {}
+        self._entries: dict[tuple[str, ...], Resampled | None] = {}
         self._subjects: dict[Path, Subjects] = {}
         self._marks: dict[tuple[str, ...], str] = {}
         self._bar: Any = None
@@ -114,6 +115,12 @@ class Analyst:
 
     def entry(self, entry: Any) -> Resampled | None:
         """The seeds of a method together; None where one cannot be scored, or they are of different rows."""
+        keys = tuple(row.key for row in entry.rows)
+        if keys not in self._entries:
+            self._entries[keys] = self._average(entry)
+        return self._entries[keys]
+
+    def _average(self, entry: Any) -> Resampled | None:
         parts = [self._of_row(row) for row in entry.rows]
         known = [part for part in parts if part is not None]
         if len(known) < len(parts) or len({mark for _, mark in known}) != 1:

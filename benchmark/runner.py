@@ -79,8 +79,7 @@ class Runner:
             if todo:
                 write_subjects(self.options.out, todo[0].spec, data.rows("test"))
             for entrant, group in _by_entrant([cell for cell in todo if cell.spec.key in chosen]):
-                spec = entrant.pretraining
-                self._run_entrant(data, entrant, group, only_pretrain=spec is not None and spec.key in self.options.only)
+                self._run_entrant(data, entrant, group)
         return self.summary
 
     def pretrain(self) -> list[Pretrained]:
@@ -112,7 +111,7 @@ class Runner:
             meter=Meter(self.device),
         )
 
-    def _run_entrant(self, data: Dataset, entrant: Entrant, group: Sequence[Cell], only_pretrain: bool = False) -> None:
+    def _run_entrant(self, data: Dataset, entrant: Entrant, group: Sequence[Cell]) -> None:
         runnable = self._runnable(data, group)
         if not runnable:
             return
@@ -123,8 +122,9 @@ class Runner:
             for cell in runnable:
                 self._keep(self._failure(cell, error))
             return
-        for cell in () if only_pretrain else runnable:
-            self._run_cell(cell, method, record, data, replace(context, notes=notes))
+        for cell in runnable:
+            if not self.options.only or cell.spec.key in self.options.only:  # or its pretraining alone was asked for
+                self._run_cell(cell, method, record, data, replace(context, notes=notes))
 
     def _runnable(self, data: Dataset, group: Sequence[Cell]) -> list[Cell]:
         """The cells that are left to do; finished ones are taken over, and those that cannot be run are recorded as such."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from statistics import fmean
 
-from leaderboards.rows import Entry, Group
+from leaderboards.rows import Entry, Group, Row
 from leaderboards.text import NONE, duration, number, rate
 
 DEVICES = "Costs of this table were measured on different devices: compare them only where the device is the same."
@@ -22,13 +23,21 @@ def several_devices(group: Group) -> bool:
 
 
 def gpu_hours(entry: Entry) -> float | None:
-    """Hours of GPUs for pretraining and this evaluation, the mean over the seeds; None where no GPU was used."""
-    found = []
-    for row in entry.rows:
-        costs = [cost for cost in (row.cost, row.pretraining) if cost is not None and cost["device"] not in ("", "cpu")]
-        seconds = sum(sum(cost["seconds"].values()) for cost in costs)
-        found += [seconds / 3600] if seconds else []
-    return sum(found) / len(found) if found else None
+    """Hours of GPUs for pretraining and this evaluation, the mean over the seeds.
+
+    None where no GPU was used or not for all of it, and where weights came from elsewhere, at an unknown cost.
+    """
+    found = [_gpu_hours(row) for row in entry.rows]
+    known = [hours for hours in found if hours is not None]
+    return fmean(known) if known and len(known) == len(found) else None
+
+
+def _gpu_hours(row: Row) -> float | None:
+    if row.pretraining is None and not str(row.spec["weights"]).startswith(("seed", "none")):
+        return None
+    costs = [cost for cost in (row.cost, row.pretraining) if cost is not None]
+    seconds = sum(sum(cost["seconds"].values()) for cost in costs)
+    return seconds / 3600 if seconds and all(cost["device"] not in ("", "cpu") for cost in costs) else None
 
 
 def score_per_gpu_hour(entry: Entry) -> float | None:

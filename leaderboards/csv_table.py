@@ -31,6 +31,8 @@ def safe(value: object) -> str | int | float:
     if isinstance(value, int | float):
         return value
     text = str(value)
+    if text.isprintable() and text[:1].isalnum():
+        return text
     line = clean(text)
     return f"'{line}" if text.startswith(_FORMULA) or line.lstrip().startswith(_FORMULA) else line
 

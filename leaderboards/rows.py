@@ -182,7 +182,12 @@ class Group:
         flags = {flag for row in self.rows for flag in row.flags}
         return tuple(text for flag, text in BANNERS.items() if flag in flags)
 
-    @property
+    @cached_property
+    def ranked(self) -> bool:
+        """Whether any line has a rank."""
+        return any(entry.standing is not None and entry.standing.text for entry in self.entries)
+
+    @cached_property
     def several_seeds(self) -> bool:
         """Whether any line is a mean over seeds."""
         return any(len(entry.rows) > 1 for entry in self.entries)

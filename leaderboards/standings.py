@@ -35,7 +35,9 @@ class Standing:
 
 def by_group(analysis: Mapping[str, Any] | None) -> Mapping[str, Lines]:
     """The lines of each group of an analysis, by the text of its key."""
-    return {json.dumps(group["group"]): group["entries"] for group in (analysis or {}).get("groups", ())}
+    groups = (analysis or {}).get("groups", ())
+    whole = [group for group in groups if isinstance(group, dict) and isinstance(group.get("entries"), dict)]
+    return {json.dumps(group.get("group")): group["entries"] for group in whole}
 
 
 def lines_of(analysed: Mapping[str, Lines], key: Iterable[Any], present: Iterable[str]) -> Lines:

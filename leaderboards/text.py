@@ -133,7 +133,7 @@ def rank(entry: Entry) -> str:
 
 def ranked(group: Group) -> bool:
     """Whether any line has a rank."""
-    return any(rank(entry) != NONE for entry in group.entries)
+    return group.ranked
 
 
 def arrow(group: Group) -> str:

@@ -262,3 +262,12 @@ def test_costs_of_other_devices_are_marked_and_a_gpu_hour_needs_a_gpu(tmp_path: 
     assert "| 250 ms | 1.000 | " in lines["gpu"]
     assert "| — | — | — | 9 | cpu |" in lines["cpu"]
     assert "measured on different devices" in boards(tmp_path)["tex"]
+
+
+def test_gpu_hours_are_unknown_where_a_part_of_them_is(tmp_path: Path) -> None:
+    cost = Cost(seconds={"fit": 1800.0}, device="NVIDIA H100")
+    noisy(tmp_path, "fetched", 0.6, cost=cost, weights="hub:some/model")
+    noisy(tmp_path, "half", 0.6, cost=cost, pretraining=replace(cost, device="cpu"), weights="0123456789abcdef")
+    assert "GPU hours" not in boards(tmp_path)["md"]
+    noisy(tmp_path, "drawn", 0.6, cost=cost)
+    assert "| 0.500 | 1.86 |" in next(line for line in boards(tmp_path)["md"].splitlines() if "| drawn |" in line)

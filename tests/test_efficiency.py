@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmark.__main__ import main
-from benchmark.cli import measurement
+from benchmark.cli import efficiency, measurement
 from benchmark.efficiency.generated import generated_batch, word_tokenizer
 from benchmark.efficiency.hardware import EnergyCounter, matmul_tflops, peak_tflops
 from benchmark.efficiency.jobs import CORNERS, Job, gpu_programme
@@ -199,6 +199,27 @@ def test_the_programme_of_a_gpu_is_listed_anywhere_and_measured_on_one_only(comm
     if not torch.cuda.is_available():
         assert command("efficiency", "--programme", "gpu") == 2
         command.refused("--device cuda", "no CUDA device")
+
+
+def test_a_programme_names_its_record_after_the_gpu_and_goes_on_where_it_stopped(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = (JOB, replace(JOB, method="mae"), replace(JOB, batch_size=2, largest=True, memory_limit_gib=0.5))
+    monkeypatch.setattr(efficiency, "_programme", lambda: tiny[:2])
+    monkeypatch.setattr(measurement, "environment_apart", lambda device: {"gpu": "NVIDIA Toy 1", "torch": "2"})
+    monkeypatch.chdir(tmp_path)
+    words = ("efficiency", "--programme", "gpu", "--one-process")
+    assert command(*words) == 0
+    path = tmp_path / "leaderboards" / "measured" / "nvidia-toy-1.json"
+    first = json.loads(path.read_text())["rows"]
+    assert [row["method"] for row in first] == ["clip", "mae"]
+    assert path.with_suffix(".md").read_text().startswith("# Training steps on NVIDIA Toy 1")
+    monkeypatch.setattr(efficiency, "_programme", lambda: tiny)
+    monkeypatch.setattr(measurement, "measured", lambda job: {**first[0], "batch_size": job.batch_size, "tried": [[2, True]]})
+    assert command(*words) == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert rows[:2] == first  # not measured again
+    assert (len(rows), rows[2]["job"]["largest"]) == (3, True)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,23 @@ def test_only_a_pretraining_runs_no_cell_and_only_a_cell_no_other(command: Comma
     assert not (command.out / "leaderboard.md").exists()
 
 
+def test_only_a_pretraining_leaves_weights_or_the_failure_of_all_that_need_them(command: Command) -> None:
+    settings = (*TINY, *TRAINED)
+    assert command.run("clip", "retrieval", "--dry-run", settings=settings) == 0
+    key = next(line.split()[5] for line in command.output.splitlines() if line.endswith(" to run"))
+    assert command.run("clip", "retrieval", "--only", key, settings=(*settings, "learning_rate=1e30")) == 2
+    command.refused(f"--only {key}")  # another recipe is another pretraining
+    assert command.run("clip", "retrieval", "--only", key, settings=settings) == 0
+    assert (command.out / "pretrained" / key / "record.json").is_file()
+    assert command.results() == []
+    settings = (*settings, "learning_rate=1e30")
+    assert command.run("clip", "retrieval", "--dry-run", settings=settings) == 0
+    key = next(line.split()[5] for line in command.output.splitlines() if line.endswith(" to run"))
+    assert command.run("clip", "retrieval", "--only", key, settings=settings) == 1
+    assert {result.status for result in command.results()} == {"failed"}
+    assert len(command.results()) == 2  # cells that other processes need not try
+
+
 def test_the_words_of_a_job_ask_for_the_same_plan() -> None:
     given = ["--method", "mcr,clip", "--set", "steps=3", "--set", "mcr.stream=dual", "--seed", "0,1", "--where", "a=b"]
     arguments = parsed(*given, "--launcher", "slurm", "--slurm", "partition=x", "--jobs", "3", "--no-progress", "--draws", "7")
@@ -184,14 +201,17 @@ def test_a_process_that_dies_is_a_failed_cell_and_the_run_ends_with_status_1(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def dying(words: Any, log: Path, added: Any) -> subprocess.Popen[bytes]:
+        log.touch()
         return subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
 
     monkeypatch.setattr(local, "_start", dying)
-    assert command.run("random", "retrieval", "--launcher", "local") == 1
+    assert command.run("random,clip", "retrieval", "--launcher", "local", settings=(*TINY, *TRAINED)) == 1
     results = command.results()
     assert {result.status for result in results} == {"failed"}
-    assert "was killed by SIGKILL" in (results[0].error or "")
-    assert "logs/random-0-toy" in (results[0].error or "")
+    for result in results:
+        assert "was killed by SIGKILL" in (result.error or "")
+        log = "logs/random-0-toy" if result.spec.method == "random" else f"logs/pretrain-clip-0-{result.spec.weights[:8]}"
+        assert log in (result.error or "")
 
 
 def test_the_local_launcher_leaves_the_files_of_a_run(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +276,7 @@ def test_cells_are_an_array_that_waits_for_its_pretraining(
 ) -> None:
     scripts = fake_sbatch(tmp_path / "bin")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    words = ("--launcher", "slurm", "--slurm", "partition=gpu", "--slurm", "time=60", "--slurm", "nice=5")
+    words = ("--launcher", "slurm", "--slurm", "partition=gpu", "--slurm", "time=60", "--slurm", "nice=5", "--device", "cuda")
     assert command.run("clip,random", "retrieval", *words, settings=(*TINY, *TRAINED)) == 0, command.error
     found = scripts()
     assert len(found) == 3  # the pretraining, its cells, the cells that need none
@@ -272,7 +292,7 @@ def test_cells_are_an_array_that_waits_for_its_pretraining(
         assert "--nice=5" in text
         assert "--signal=USR2@90" in text  # time to save a state in
         assert "--requeue" in text or "--open-mode=append" in text
-    assert "squeue --me" in command.output
+    assert "squeue --me" in command.output  # a login node needs no GPU to ask for one
     assert f"report --out {command.out}" in command.output
     assert command.results() == []
 
@@ -293,6 +313,20 @@ def test_work_that_fails_is_a_failed_job() -> None:
     assert Work(DONE)() == 0
     with pytest.raises(subprocess.CalledProcessError):
         Work(REFUSED)()
+
+
+def test_work_whose_process_left_with_its_state_saved_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    endings, started = [slurm.SAVED, slurm.SAVED, 0], list[list[str]]()
+    real = subprocess.Popen
+
+    def start(command: list[str]) -> subprocess.Popen[bytes]:
+        started.append(command)
+        return real([sys.executable, "-c", f"raise SystemExit({endings[len(started) - 1]})"])
+
+    monkeypatch.setattr(slurm.subprocess, "Popen", start)
+    assert Work(DONE)() == 0
+    assert len(started) == 3
+    assert started[0] == started[2]
 
 
 def test_work_that_must_leave_saves_its_state_and_is_queued_again() -> None:

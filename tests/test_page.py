@@ -17,6 +17,7 @@ from benchmark.types import Metric, RunResult, plain
 from leaderboards.counterparts import COUNTERPARTS, Counterpart
 from leaderboards.page import html_page
 from leaderboards.page.analysis import read_analysis
+from leaderboards.page.curves import read_curves
 from leaderboards.page.document import ASSETS, LIMIT
 from tests import board
 from tests.test_leaderboards import HOSTILE, SAMPLES, bare, groups_of, hostile, result, save
@@ -148,6 +149,24 @@ def with_counterpart(monkeypatch: pytest.MonkeyPatch) -> RunResult:
     monkeypatch.setitem(COUNTERPARTS, "pair", same)
     changes = {"method": "mgca", "task": "classification", "dataset": "rsna", "config": {"image_encoder": "resnet50"}}
     return result(0.88, changes=changes, primary="auroc", metrics={"auroc": Metric(0.88, 0.87, 0.89, 50)}, flags=())
+
+
+def test_curves_are_joined_to_the_methods_that_used_the_pretraining(tmp_path: Path) -> None:
+    found = list(board.results(methods=2, seeds=2))
+    (tmp_path / "curves.json").write_text(json.dumps(board.curves(found)))
+    data = data_of(html_page(groups_of(*found), (), None, read_curves(tmp_path)))
+    variants = {entry["label"]: entry["variant"] for group in data["groups"] for entry in group["entries"]}
+    labels = {(run["label"], run["variant"]) for run in data["curves"]}
+    assert labels == {(f"{name}, seed {seed}", variants[name]) for name in ("Aster", "Birch") for seed in (0, 1)}
+    assert {len(run["series"]["total"]) for run in data["curves"]} == {70}
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", '{"runs": [{}]}', '{"runs": [{"key": "a", "title": "b", "seed": 0, "series": {"x": [1]}}]}', "{"]
+)
+def test_broken_curves_are_left_out(tmp_path: Path, text: str) -> None:
+    (tmp_path / "curves.json").write_text(text)
+    assert read_curves(tmp_path) == []
 
 
 def test_a_published_range_stands_beside_its_counterpart_and_never_beside_the_phantom(monkeypatch: pytest.MonkeyPatch) -> None:

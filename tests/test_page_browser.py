@@ -39,6 +39,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = list(board.results(methods=6, seeds=2))
     out = board.save(tmp_path_factory.mktemp("board"), found)
     (out / "analysis.json").write_text(json.dumps(board.analysis(found)))
+    (out / "curves.json").write_text(json.dumps(board.curves(found)))
     return leaderboards.write_board(out)["html"]
 
 
@@ -67,7 +68,7 @@ class Tab:
 
     def rows(self, table: int) -> list[str]:
         """The names of the lines of one table, from the top."""
-        return self.page.locator(f"#table-{table} tr:not(.group) th").all_inner_texts()
+        return self.page.locator(f"#table-{table} tr:not(.group) .name").all_inner_texts()
 
     def close(self) -> None:
         self.page.context.close()
@@ -98,7 +99,7 @@ def test_filters_by_word_task_protocol_and_cost(tab: Tab) -> None:
     page = tab.page
     total = page.locator(".rows tbody tr:not(.group)").count()
     page.get_by_label("Search").fill("cedar")
-    assert set(page.locator(".rows tbody tr:not(.group) th").all_inner_texts()) == {"Cedar"}
+    assert set(page.locator(".rows tbody tr:not(.group) .name").all_inner_texts()) == {"Cedar"}
     assert page.locator("#shown").inner_text().startswith("11 of ")
     page.get_by_role("button", name="Reset").click()
     page.wait_for_function(f"document.querySelectorAll('.rows tbody tr:not(.group)').length === {total}")
@@ -108,7 +109,9 @@ def test_filters_by_word_task_protocol_and_cost(tab: Tab) -> None:
     assert page.locator(".rows tbody").count() == 1
     page.locator("#filter-dataset").select_option("phantom 1")
     page.get_by_label("references").uncheck()
-    assert [name for name in page.locator(".rows tbody tr:not(.group) th").all_inner_texts() if name not in board.NAMES] == []
+    assert [
+        name for name in page.locator(".rows tbody tr:not(.group) .name").all_inner_texts() if name not in board.NAMES
+    ] == []
     page.get_by_label("Memory ≤ GiB").fill("7")
     memory = page.locator(".rows tbody td[data-label='GPU GiB']").all_inner_texts()
     assert 0 < len(memory) < 6
@@ -160,7 +163,7 @@ def test_everything_works_by_keyboard_alone(tab: Tab) -> None:
     assert page.evaluate("document.activeElement.id") == "results"
     page.keyboard.press("Tab")
     page.keyboard.type("elder")
-    assert set(page.locator(".rows tbody tr:not(.group) th").all_inner_texts()) == {"Elder"}
+    assert set(page.locator(".rows tbody tr:not(.group) .name").all_inner_texts()) == {"Elder"}
     page.locator(".rows thead button").nth(1).focus()
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.textContent") == "Score"
@@ -183,9 +186,9 @@ def test_everything_works_by_keyboard_alone(tab: Tab) -> None:
 def test_charts_follow_the_chosen_table_and_every_chart_has_words_and_a_table(tab: Tab) -> None:
     page = tab.page
     assert page.locator("figure.panel").evaluate_all("(all) => all.map((one) => one.id)") == [
-        "cost", "differences", "efficiency", "findings", "metrics", "subgroups", "calibration", "prompts",
+        "cost", "differences", "efficiency", "findings", "metrics", "subgroups", "calibration", "prompts", "curves",
     ]  # fmt: skip
-    for name in ("cost", "differences", "efficiency", "subgroups", "calibration", "prompts"):
+    for name in ("cost", "differences", "efficiency", "subgroups", "calibration", "prompts", "curves"):
         assert page.locator(f"#{name} svg[role=img]").first.get_attribute("aria-label"), name
         page.locator(f"#{name} summary").click()
         assert page.locator(f"#{name} table tbody tr").count() > 1, name
@@ -266,7 +269,7 @@ def test_a_published_range_is_a_mark_with_a_badge_and_its_sources(
 def test_hostile_names_are_shown_as_text(browser: Any, tmp_path: Path) -> None:
     path = leaderboards.write_board(save(tmp_path, *map(hostile, HOSTILE)))["html"]
     tab = Tab(browser, path)
-    shown = {" ".join(text.split()) for text in tab.page.locator(".rows tbody tr:not(.group) th").all_text_contents()}
+    shown = {" ".join(text.split()) for text in tab.page.locator(".rows tbody tr:not(.group) .name").all_text_contents()}
     assert shown == {" ".join(leaderboards.text.clean(name).split()) for name in HOSTILE}
     for button in tab.page.locator(".score button").all():
         button.click()

@@ -60,9 +60,10 @@ def main(arguments: argparse.Namespace) -> int:
 def _below(rows: list[Any], left_out: list[str]) -> Iterator[str]:
     """How to read the table, and what differs in the specs."""
     yield ""
-    yield "time and memory: first by second" + (
-        "; * measured on different devices, so no comparison of methods" if _marked(rows) else ""
-    )
+    if any(row.costs for row in rows):
+        yield "time and memory: first by second" + (
+            "; * measured on different devices, so no comparison of methods" if _marked(rows) else ""
+        )
     told: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         told.setdefault(row.differs, []).append(f"{row.protocol} at {row.fraction:g}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import UserError
@@ -49,8 +50,13 @@ def run(arguments: argparse.Namespace, runner: Collecting) -> Summary:
                 runner.collect(cell, data)
     logs = arguments.out / "logs"
 
+    pretrainings = {key: job.name for job in jobs if job.pretrains for key in job.keys}
+
     def done(job: Job, status: int) -> None:
-        ending = "" if status in (0, 1) else _ending(status, f"{logs / job.name}.log")
+        log = logs / f"{job.name}.log"
+        if not log.exists():  # it was not started, for want of its pretraining
+            log = logs / f"{pretrainings.get(job.after, job.name)}.log"
+        ending = "" if status in (0, 1) else _ending(status, log)
         for cell in () if job.pretrains else job.cells:
             runner.collect(cell, sets[cell.spec.key], ending)
 
@@ -108,6 +114,6 @@ def _planned(runner: Collecting) -> Any:
     return planned
 
 
-def _ending(status: int, log: str) -> str:
+def _ending(status: int, log: Path) -> str:
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     return f"its process {how}; what it printed is in {log}, and the same command goes on from here"

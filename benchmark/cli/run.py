@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from benchmark.cli import launching
@@ -45,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Runs the cells and writes the board."""
     options = run_options(arguments)
+    if arguments.launcher == "slurm":
+        options = replace(options, device="cpu")  # of this process, which only plans: a login node may have no GPU
     from benchmark.launch.collect import Collecting
     from methods import METHODS
     from tasks import TASKS

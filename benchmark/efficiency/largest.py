@@ -62,7 +62,8 @@ def limit_memory(gib: float, device: torch.device) -> None:
     """
     if device.type == "cuda":
         whole = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * 1024**3 / whole), device)
+        place = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * 1024**3 / whole), place)
         return
     if sys.platform != "linux":
         raise UserError("--memory-limit-gib on a CPU needs Linux; leave it out here")

@@ -15,6 +15,7 @@ from benchmark.launch.jobs import Job
 
 REMEDY = "install it by: pip install 'cxr-vlp-benchmark[slurm]'"
 SHARED = {"nodes": int, "gpus_per_node": int, "cpus_per_task": int, "mem_gb": float}  # submitit's names for every cluster
+SAVED = 75  # exit status of a process that a signal ended, its state saved (EX_TEMPFAIL of sysexits.h)
 PATIENCE = 80.0  # seconds to save a state in; SLURM kills 90 seconds after the signal
 
 
@@ -30,10 +31,15 @@ class Work:
     process: Any = field(default=None, repr=False)
 
     def __call__(self) -> int:
-        """Runs the command. Raises CalledProcessError if it fails, so that jobs that wait for it never start."""
-        command = [sys.executable, "-m", "benchmark", *self.words]
-        self.process = subprocess.Popen(command)  # noqa: S603  (this interpreter, and the words of the user's command line)
-        status = int(self.process.wait())
+        """Runs the command. Raises CalledProcessError if it fails, so that jobs that wait for it never start.
+
+        SLURM may signal the process itself before it signals this one: what left with its state saved is started again, and
+        goes on until `checkpoint` is called.
+        """
+        command, status = [sys.executable, "-m", "benchmark", *self.words], SAVED
+        while status == SAVED:
+            self.process = subprocess.Popen(command)  # noqa: S603  (this interpreter, the words of the user's command line)
+            status = int(self.process.wait())
         self.process = None
         if status:
             raise subprocess.CalledProcessError(status, command)

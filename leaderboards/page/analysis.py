@@ -16,7 +16,7 @@ def read_analysis(out: Path) -> tuple[dict[str, Any] | None, str]:
     if not path.is_file():
         return None, ""
     try:
-        found = json.loads(path.read_bytes().decode(), parse_constant=_refuse)
+        found = read_json(path)
     except (OSError, ValueError, RecursionError):
         return None, "is not complete JSON; run `report` again"
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
@@ -24,6 +24,11 @@ def read_analysis(out: Path) -> tuple[dict[str, Any] | None, str]:
     if not isinstance(found.get("groups"), list) or not all(isinstance(found.get(name, {}), dict) for name in _PARTS):
         return None, "lacks its groups, or holds other things than the schema says; run `report` again"
     return found, ""
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises OSError, ValueError (also for NaN and infinities) or RecursionError."""
+    return json.loads(path.read_bytes().decode(), parse_constant=_refuse)
 
 
 def _refuse(constant: str) -> float:

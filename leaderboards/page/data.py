@@ -10,6 +10,7 @@ from typing import Any
 from leaderboards.averages import Average, average_table, averages, below
 from leaderboards.costs import gpu_hours
 from leaderboards.page.analysis import of_entry
+from leaderboards.page.curves import shown_curves
 from leaderboards.published_cells import beside
 from leaderboards.rows import Entry, Group, Row, total_seconds
 from leaderboards.text import clean, left_out, notes, task_title
@@ -18,6 +19,7 @@ _COSTS = (
     *("images_per_second", "step_seconds", "peak_allocated_mib", "peak_reserved_mib", "peak_device_mib", "peak_host_mib"),
     *("params", "gmacs", "batch_size"),
 )
+_MEANS = 60  # lines of a table of means
 _SHARED = ("task", "dataset", "dataset_version", "protocol", "protocol_hash", "label_fraction")
 
 
@@ -40,6 +42,7 @@ def page_data(
     groups: Sequence[Group],
     refused: Sequence[tuple[str, str]],
     analysis: Mapping[str, Any] | None = None,
+    curves: Sequence[Mapping[str, Any]] = (),
     *,
     runs: bool = True,
     most: int | None = None,
@@ -57,6 +60,7 @@ def page_data(
         "groups": shown,
         "table": table.values,
         "level": (analysis or {}).get("level"),
+        "curves": shown_curves(curves, _pretrainings(groups, variants)) if runs else [],
         "averages": [_average(average) for average in averages(groups)],
         "banners": list(dict.fromkeys(banner for group in groups for banner in group.banners)),
         "notes": notes(groups) if groups else [],
@@ -70,10 +74,16 @@ def page_data(
     }
 
 
+def _pretrainings(groups: Sequence[Group], variants: _Table) -> dict[str, int]:
+    """Key of a pretraining -> number of the variant that used it."""
+    lines = [entry for group in groups for entry in group.entries if entry.kind == "method"]
+    return {row.spec["weights"]: variants.place(entry.first.variant) for entry in lines for row in entry.rows}
+
+
 def _average(average: Average) -> dict[str, Any]:
     """Means over tasks as text, with the formula and what was left out."""
     head, lines = average_table(average)
-    shown = [[clean(cell) for cell in line] for line in lines]
+    shown = [[clean(cell) for cell in line] for line in lines[:_MEANS]]
     return {"dataset": clean(average.dataset), "head": list(head), "lines": shown, "below": below(average)}
 
 

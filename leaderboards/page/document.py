@@ -21,7 +21,7 @@ ASSETS = Path(__file__).resolve().parent / "assets"
 LIBRARIES = ("vendor/d3.min.js", "vendor/plot.umd.min.js")
 SCRIPTS = (
     *("format", "dom", "state", "glance", "filters", "table", "details", "chart", "cost", "efficiency", "differences"),
-    *("findings", "metrics", "subgroups", "calibration", "prompts", "focus", "main"),
+    *("findings", "metrics", "subgroups", "calibration", "prompts", "curves", "focus", "main"),
 )
 FONTS = {"Inter": "inter-latin-wght-normal.woff2", "Source Serif 4": "source-serif-4-latin-wght-normal.woff2"}
 _ROOM = 20_000  # for the frame around data and assets
@@ -31,6 +31,7 @@ def html_page(
     groups: Sequence[Group],
     refused: Sequence[tuple[str, str]],
     analysis: Mapping[str, Any] | None = None,
+    curves: Sequence[Mapping[str, Any]] = (),
     *,
     limit: int = LIMIT,
 ) -> str:
@@ -41,7 +42,7 @@ def html_page(
     """
     style, scripts = _style(), _scripts()
     room = limit - _ROOM - sum(len(text.encode()) for text in (style, *scripts))
-    data = fitted(groups, refused, analysis, room)
+    data = fitted(groups, refused, (analysis, curves), room)
     sources = " ".join(f"'{_source(text)}'" for text in scripts)
     own = f"style-src '{_source(style)}'; script-src {sources}; font-src data:"
     policy = f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'"
@@ -64,21 +65,30 @@ def html_page(
     return "\n".join(parts)
 
 
-def fitted(groups: Sequence[Group], refused: Sequence[tuple[str, str]], analysis: Mapping[str, Any] | None, room: int) -> str:
+def fitted(
+    groups: Sequence[Group],
+    refused: Sequence[tuple[str, str]],
+    beside: tuple[Mapping[str, Any] | None, Sequence[Mapping[str, Any]]],
+    room: int,
+) -> str:
     """The data as JSON in at most `room` bytes: whole, else without single results, else with fewer lines a group."""
     rows = [row for group in groups for row in group.rows]
     if sum(500 + 24 * len(row.metrics) for row in rows) < 2 * room:  # else not even worth trying
-        text = data_block(page_data(groups, refused, analysis))
+        text = data_block(page_data(groups, refused, *beside))
         if len(text.encode()) <= room:
             return text
-    longest = max((len(group.entries) for group in groups), default=0)
-    entries = sum(len(group.entries) for group in groups)
-    most = longest if 400 * entries < 2 * room else max(1, longest * room // (400 * entries))
+    lengths = [len(group.entries) for group in groups]
+    frame, sample = (page_data(groups, refused, *beside, runs=False, most=lines) for lines in (0, 20))
+    fixed = len(data_block(frame).encode())
+    each = (len(data_block(sample).encode()) - fixed) / max(1, sample["lines"])
+    most = max(lengths, default=1)
+    while most > 1 and fixed + each * sum(min(length, most) for length in lengths) > 0.97 * room:
+        most = most * 31 // 32
     while True:
-        text = data_block(page_data(groups, refused, analysis, runs=False, most=most))
+        text = data_block(page_data(groups, refused, *beside, runs=False, most=most))
         if len(text.encode()) <= room or most <= 1:
             return text
-        most = max(1, most // 2)
+        most = most * 7 // 8
 
 
 def data_block(data: Mapping[str, Any]) -> str:

@@ -30,7 +30,7 @@ const startingFocus = () => {
 
 const closerLook = () => {
   if (!variants.size) return null;
-  const panels = [costPanel(), differencesPanel(), efficiencyPanel(), findingsPanel(), metricsPanel(), subgroupsPanel(), calibrationPanel(), promptsPanel()].filter(Boolean);
+  const panels = [costPanel(), differencesPanel(), efficiencyPanel(), findingsPanel(), metricsPanel(), subgroupsPanel(), calibrationPanel(), promptsPanel(), curvesPanel()].filter(Boolean);
   return h("section", { id: "closer", "aria-labelledby": "closer-title" }, h("h2", { id: "closer-title" }, "A closer look"),
     h("p", { class: "lead" }, "Choose a table and up to four methods; every chart follows. The same figures stand as a table below each chart."),
     focusBar(), h("div", { class: "panels" }, panels));

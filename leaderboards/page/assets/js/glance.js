@@ -17,7 +17,7 @@ const glance = () => {
 const meansOf = (average) => h("details", { class: "means" }, h("summary", {}, `Means over tasks, ${average.dataset}`),
   scroller(`Means over tasks, ${average.dataset}`, h("table", { class: "plain" }, h("caption", { class: "visually-hidden" }, `Means over tasks, ${average.dataset}`),
     h("thead", {}, h("tr", {}, average.head.map((name) => h("th", { scope: "col" }, name)))),
-    h("tbody", {}, average.lines.slice(0, 60).map(([name, ...cells]) => h("tr", {}, h("th", { scope: "row" }, name), cells.map((cell) => h("td", {}, cell))))))),
+    h("tbody", {}, average.lines.map(([name, ...cells]) => h("tr", {}, h("th", { scope: "row" }, name), cells.map((cell) => h("td", {}, cell))))))),
   average.below.map((text) => h("p", { class: "hint" }, text)));
 
 const glanceTable = (name, groups) => {

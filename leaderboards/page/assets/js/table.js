@@ -13,7 +13,6 @@ const COLUMNS = [
   { name: "GMACs", key: (entry) => entry.cost.gmacs, text: (entry) => rate(entry.cost.gmacs), hint: "multiply-accumulates of one image, in units of 10⁹" },
   { name: "Pretraining", key: (entry) => (entry.pretraining || {}).total, text: (entry) => duration((entry.pretraining || {}).total), hint: "time of the pretraining" },
   { name: "GPU hours", key: (entry) => entry.gpu_hours, text: (entry) => number(entry.gpu_hours), hint: "pretraining and evaluation", any: (entry) => known(entry.gpu_hours) },
-  { name: "Flags" },
 ];
 const KINDS = ["method", "reference", "undefined", "missing"];
 const PAGE = window.matchMedia("(max-width: 720px)").matches ? 8 : 40; // lines of a group before "show all"
@@ -48,7 +47,7 @@ const resultsSection = () => {
 
 const drawTable = (table, columns, shown, redraw) => {
   const heads = columns.map((column, place) => {
-    if (!column.key) return h("th", { scope: "col", class: column.name === "Flags" ? "flags" : "plot" }, column.name);
+    if (!column.key) return h("th", { scope: "col", class: "plot" }, column.name);
     const active = sorting.column === place;
     const click = () => {
       sorting.down = active ? !sorting.down : place > 0;
@@ -87,18 +86,19 @@ const groupBody = (group, entries, columns, redraw) => {
 };
 
 const line = (entry, group, columns, axis) => {
-  const cells = columns.map((column) => {
-    if (column.name === "Method") return h("th", { scope: "row" }, entry.kind === "reference" ? h("em", {}, entry.label) : entry.label);
-    if (column.name === "Score") {
-      return h("td", { class: "score" }, h("button", { type: "button", "aria-haspopup": "dialog", "aria-label": `${entry.label}: ${scoreText(entry)}, details`, onclick: () => showDetails(entry) }, scoreText(entry)));
-    }
+  const flags = entry.flags.length ? h("span", { class: "flags" }, entry.flags.map((flag) => h("span", { class: "flag" }, flag))) : null;
+  const name = h("th", { scope: "row" }, h(entry.kind === "reference" ? "em" : "span", { class: "name" }, entry.label), flags);
+  const button = h("button", { type: "button", "aria-haspopup": "dialog", "aria-label": `${entry.label}: ${scoreText(entry)}, details`, onclick: () => showDetails(entry) }, scoreText(entry));
+  const score = h("td", { class: "score" }, button);
+  // Where there is no result, its reason takes the room of the figures.
+  if (entry.kind === "missing") return h("tr", { class: "missing" }, name, score, h("td", { class: "reason", colspan: columns.length - 2 }, entry.reason));
+  const cells = columns.slice(2).map((column) => {
     if (column.name === "95 % interval") return h("td", { class: "plot" }, intervalPlot(entry, axis), belowPlot(entry));
     if (column.name === "Rank") return h("td", { "data-label": "Rank" }, rankText(entry.standing));
-    if (column.name === "Flags") return h("td", { class: "flags" }, entry.flags.map((flag) => h("span", { class: "flag" }, flag)), entry.reason ? h("span", { class: "reason" }, entry.reason) : null);
     const text = column.text(entry);
     return h("td", { "data-label": column.name, class: text === NONE ? "none" : null }, text);
   });
-  return h("tr", { class: entry.kind }, cells);
+  return h("tr", { class: entry.kind }, name, score, cells);
 };
 
 const ends = (entry) => {
