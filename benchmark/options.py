@@ -1,11 +1,12 @@
-"""`--set key=value`: typed overrides of a method's configuration and recipe."""
+"""What a command line asks for, typed; and `--set key=value`: overrides of a method's configuration and recipe."""
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError
@@ -13,6 +14,39 @@ from benchmark.registry import unknown
 from benchmark.types import Recipe
 
 Setting = tuple[str, str, str]  # (method or "" for all, key, text of the value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """The command line of `run`, typed. Names may be ("all",)."""
+
+    methods: tuple[str, ...]
+    tasks: tuple[str, ...] = ("all",)
+    protocols: tuple[str, ...] = ()  # names; empty: what each family runs at the preset
+    data: tuple[str, ...] = ("phantom",)
+    vocabulary: str = ""  # a file, a folder or hub:NAME; "": learned from the training reports
+    pretrain_data: str = ""  # "": every data set is scored with methods pretrained on its own training rows
+    data_root: Path | None = None
+    where: tuple[tuple[str, str], ...] = ()
+    split: str = ""  # a rule or a file; empty: as each source splits
+    label_policy: str = ""  # empty: what reports leave open stays unknown
+    preset: str = "quick"
+    checkpoint: Path | None = None
+    seeds: tuple[int, ...] = (0,)
+    eval_seeds: tuple[int, ...] = (0,)
+    labels: tuple[float, ...] = ()  # empty: what each protocol says
+    precision: str = "fp32"
+    device: str = "auto"
+    batch_size: int = 64
+    workers: int = 0
+    draws: int = 1000
+    out: Path = Path("runs")
+    cache: Path | None = None
+    settings: tuple[Setting, ...] = ()
+    progress: bool = True
+    track: tuple[str, ...] = ()  # live trackers of a pretraining
+    command: str = ""
+    only: tuple[str, ...] = ()  # keys of cells, or of pretrainings without their cells; empty: everything
 
 
 def parse_settings(texts: Sequence[str]) -> tuple[Setting, ...]:

@@ -14,7 +14,7 @@ from benchmark.data.opening import check_split, open_source
 from benchmark.data.sources import SourceOptions
 from benchmark.errors import Unavailable, Unsupported, UserError
 from benchmark.hub import vocabulary_key
-from benchmark.options import Setting, override, require_used, setting_names
+from benchmark.options import RunOptions, override, require_used, setting_names
 from benchmark.published import Layout
 from benchmark.registry import Registry, unknown
 from benchmark.schedule import falls
@@ -33,39 +33,6 @@ from benchmark.types import (
 )
 
 CATALOGUE = (*PRESETS, "published")  # what `Task.protocols` is asked for; "published" ones run only when they are named
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """The command line of `run`, typed. Names may be ("all",)."""
-
-    methods: tuple[str, ...]
-    tasks: tuple[str, ...] = ("all",)
-    protocols: tuple[str, ...] = ()  # names; empty: what each family runs at the preset
-    data: tuple[str, ...] = ("phantom",)
-    vocabulary: str = ""  # a file, a folder or hub:NAME; "": learned from the training reports
-    pretrain_data: str = ""  # "": every data set is scored with methods pretrained on its own training rows
-    data_root: Path | None = None
-    where: tuple[tuple[str, str], ...] = ()
-    split: str = ""  # a rule or a file; empty: as each source splits
-    label_policy: str = ""  # empty: what reports leave open stays unknown
-    preset: str = "quick"
-    checkpoint: Path | None = None
-    seeds: tuple[int, ...] = (0,)
-    eval_seeds: tuple[int, ...] = (0,)
-    labels: tuple[float, ...] = ()  # empty: what each protocol says
-    precision: str = "fp32"
-    device: str = "auto"
-    batch_size: int = 64
-    workers: int = 0
-    draws: int = 1000
-    out: Path = Path("runs")
-    cache: Path | None = None
-    settings: tuple[Setting, ...] = ()
-    progress: bool = True
-    track: tuple[str, ...] = ()  # live trackers of a pretraining
-    command: str = ""
-    only: tuple[str, ...] = ()  # keys of cells, or of pretrainings without their cells; empty: everything
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

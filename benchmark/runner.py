@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,8 @@ from benchmark.errors import Unavailable, Unsupported, UserError
 from benchmark.flags import flags_of, split_note, with_trivial_flag
 from benchmark.launch.jobs import chosen_keys
 from benchmark.meter import Meter, count_gmacs, count_parameters
-from benchmark.plan import Cell, Entrant, RunOptions, cells, entrants, open_corpus, open_dataset, reference_spec, refusal
+from benchmark.options import RunOptions
+from benchmark.plan import Cell, Entrant, cells, entrants, open_corpus, open_dataset, reference_spec, refusal
 from benchmark.prepare import prepare
 from benchmark.pretrain import Pretrained
 from benchmark.registry import Registry
@@ -41,7 +42,7 @@ class Summary:
 
     def of(self, status: Status) -> list[RunResult]:
         """The results of a status."""
-        return [result for result in self.results if result.status == status]
+        return [item for item in self.results if item.status == status]
 
 
 class Runner:
@@ -63,8 +64,8 @@ class Runner:
     def plan(self) -> tuple[tuple[Dataset, tuple[Cell, ...]], ...]:
         """The cells of each data set. Raises UserError for anything that is wrong before work begins."""
         corpus, found = open_corpus(self.options), []
+        whole = not (self.options.where or self.options.split or self.options.label_policy)
         for text in self.options.data:
-            whole = not (self.options.where or self.options.split or self.options.label_policy)
             same = whole and text == self.options.pretrain_data
             data = corpus if corpus is not None and same else open_dataset(text, self.options)
             found.append((data, cells(self.options, self.tasks, data, entrants(self.options, self.methods, data, corpus))))
@@ -274,12 +275,11 @@ class Runner:
         self.report(result)
 
 
-def _by_entrant(todo: Sequence[Cell]) -> Iterator[tuple[Entrant, list[Cell]]]:
+def _by_entrant(todo: Sequence[Cell]) -> list[tuple[Entrant, list[Cell]]]:
     groups: dict[int, list[Cell]] = {}
     for cell in todo:
         groups.setdefault(id(cell.entrant), []).append(cell)
-    for group in groups.values():
-        yield group[0].entrant, group
+    return [(group[0].entrant, group) for group in groups.values()]
 
 
 def _count(method: Any, context: Context) -> None:

@@ -20,16 +20,17 @@ from benchmark.efficiency.hardware import EnergyCounter, matmul_tflops, peak_tfl
 from benchmark.efficiency.jobs import CORNERS, Job, gpu_programme
 from benchmark.efficiency.largest import is_out_of_memory, largest_batch
 from benchmark.efficiency.record import Record
-from benchmark.efficiency.step import Bench, NotMeasured, Sizes, _late, measure
+from benchmark.efficiency.step import Bench, NotMeasured, Sizes, measure
 from benchmark.efficiency.table import printed, ratio_rows
 from benchmark.errors import UserError
-from benchmark.types import Recipe, plain
+from benchmark.types import Recipe, Step, plain
 from methods import METHODS
 from tests.conftest import Command
 
 TINY = ["--set", "image_width=16", "--set", "image_heads=2", "--set", "image_depth=1", "--set", "text_width=16",
         "--set", "text_heads=2", "--set", "text_layers=1", "--set", "image_size=32"]  # fmt: skip
 QUICKLY = ["--tokens", "12", "--vocabulary", "40", "--steps", "2", "--device", "cpu", "--one-process", *TINY]
+SIZES = Sizes(tokens=12, vocabulary=40, steps=1, warm_up=0)
 SETTINGS = (("", "image_width", "16"), ("", "image_heads", "2"), ("", "image_depth", "1"), ("", "text_width", "16"),
             ("", "text_heads", "2"), ("", "text_layers", "1"), ("", "image_size", "32"))  # fmt: skip
 JOB = Job(method="clip", settings=SETTINGS, batch_size=4, tokens=12, vocabulary=40, steps=2, warm_up=1, device="cpu")
@@ -107,9 +108,21 @@ def test_methods_that_are_not_trained_are_named(capsys: pytest.CaptureFixture[st
     assert plain(Recipe())["steps"] == 0
 
 
-def test_a_method_in_stages_is_measured_in_its_last() -> None:
-    assert _late(Recipe(steps=12, stages="20:1,30:1,100:0.5"), 0).stage == 3
-    assert _late(Recipe(), 0).stage == 1
+def test_a_method_in_stages_is_measured_in_its_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, config, recipe, _ = measurement.resolve(JOB)
+    bench = Bench(method, config, replace(recipe, stages="20:1,30:1,100:0.5"), torch.device("cpu"), SIZES)
+    taken: list[Step] = []
+    real = bench.method.loss
+    monkeypatch.setattr(bench.method, "loss", lambda batch, step: taken.append(step) or real(batch, step))
+    bench.step(bench.batch(4), 0)
+    assert [step.stage for step in taken] == [3]
+
+
+def test_pieces_of_a_batch_are_measured_as_they_are_trained() -> None:
+    job = replace(JOB, settings=(*SETTINGS, ("", "micro_batch", "2"), ("", "gradient_checkpointing", "true")))
+    row = measurement.measured(job)
+    assert row["seconds"] > 0
+    assert row["phase_seconds"] == {}
 
 
 @pytest.mark.parametrize(("most", "start"), [(1000, 64), (64, 64), (63, 64), (1, 64), (5, 4), (100, 1)])
@@ -152,7 +165,7 @@ def test_the_batch_that_a_real_allocation_refuses_does_not_fit() -> None:
     method, config, recipe, _ = measurement.resolve(JOB)
     bench = Bench(method, config, recipe, torch.device("cpu"), Sizes(tokens=12, vocabulary=40, steps=1, warm_up=0))
     assert bench.fits(6)
-    bench.method = Greedy(bench.method, gib=1 << 17)  # 2^47 bytes a row: more than any address space
+    bench.trainer.method = Greedy(bench.method, gib=1 << 17)  # 2^47 bytes a row: more than any address space
     assert not bench.fits(4)
     assert measure(Bench(method, config, recipe, torch.device("cpu"), bench.sizes)).batch_size == 4
 

@@ -22,7 +22,7 @@ LONGER_FILES = {  # why it may be longer, and how long
     "benchmark/types.py": 540,  # the contracts of everybody, on one page
     "tests/test_leaderboards.py": 620,
 }
-LONGER_FUNCTIONS = {"benchmark/efficiency/step.py:measure": 50, "tasks/heads/fit.py:fit": 45}
+LONGER_FUNCTIONS = {"benchmark/efficiency/step.py:measure": 46, "tasks/heads/fit.py:fit": 45}
 
 
 @dataclass(frozen=True)

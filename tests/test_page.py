@@ -162,7 +162,14 @@ def test_curves_are_joined_to_the_methods_that_used_the_pretraining(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "text", ["[1]", '{"runs": [{}]}', '{"runs": [{"key": "a", "title": "b", "seed": 0, "series": {"x": [1]}}]}', "{"]
+    "text",
+    [
+        "[1]",
+        '{"runs": NaN}',
+        '{"runs": [{}]}',
+        '{"runs": [{"key": "a", "title": "b", "seed": 0, "series": {"x": [1]}}]}',
+        "{",
+    ],
 )
 def test_broken_curves_are_left_out(tmp_path: Path, text: str) -> None:
     (tmp_path / "curves.json").write_text(text)

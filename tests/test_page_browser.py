@@ -15,6 +15,7 @@ import pytest
 import leaderboards
 from leaderboards.text import count, duration, gib, number, percent, rate
 from tests import board
+from tests.page_tab import Tab
 from tests.test_leaderboards import HOSTILE, hostile, save
 from tests.test_page import with_counterpart
 
@@ -43,43 +44,25 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return leaderboards.write_board(out)["html"]
 
 
-class Tab:
-    """One page with everything that went wrong in it."""
-
-    def __init__(self, browser: Any, path: Path, scheme: str = "light", width: int = 1280) -> None:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
-        self.page = context.new_page()
-        self.faults: list[str] = []
-        self.page.on(
-            "console", lambda message: self.faults.append(message.text) if message.type in ("error", "warning") else None
-        )
-        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.page.on(
-            "request",
-            lambda request: (
-                self.faults.append(request.url)
-                if request.url != path.as_uri() and not request.url.startswith("data:")
-                else None
-            ),
-        )
-        self.page.on("dialog", lambda dialog: (self.faults.append(dialog.message), dialog.dismiss()))
-        self.page.goto(path.as_uri())
-        self.page.wait_for_selector("h1")
-
-    def rows(self, table: int) -> list[str]:
-        """The names of the lines of one table, from the top."""
-        return self.page.locator(f"#table-{table} tr:not(.group) .name").all_inner_texts()
-
-    def close(self) -> None:
-        self.page.context.close()
-        assert self.faults == []
-
-
 @pytest.fixture
 def tab(browser: Any, whole: Path) -> Iterator[Tab]:
     opened = Tab(browser, whole)
     yield opened
     opened.close()
+
+
+def test_the_first_rank_group_is_shown_as_one_at_a_glance(browser: Any, tmp_path: Path) -> None:
+    found = list(board.results(methods=4, seeds=1))
+    told = board.analysis(found)
+    for group in told["groups"]:
+        for line in group["entries"].values():
+            if line.get("rank") == 2:
+                line["rank"] = 1
+    (board.save(tmp_path, found) / "analysis.json").write_text(json.dumps(told))
+    tab = Tab(browser, leaderboards.write_board(tmp_path)["html"])
+    column = tab.page.locator("#glance .glance tbody tr td:nth-child(2)")
+    assert [cell.get_attribute("class") for cell in column.all()] == ["heat best", "heat best", "heat", "heat"]
+    tab.close()
 
 
 def test_a_click_on_a_column_sorts_inside_each_table(tab: Tab) -> None:

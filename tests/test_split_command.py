@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.plan import RunOptions, open_dataset
+from benchmark.options import RunOptions
+from benchmark.plan import open_dataset
 from benchmark.types import PretrainSpec, RunSpec
 from tests.conftest import Command
 from tests.split_sets import chexpert, rsna, siim

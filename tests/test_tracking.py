@@ -11,7 +11,7 @@ from accelerate import tracking as accelerated
 
 from benchmark.errors import UserError
 from benchmark.tracking import PROJECT, TRACKERS, flat, tracked, tracker_names
-from tests.conftest import Command
+from tests.conftest import TINY, TRAINED, Command
 
 LINE = {"step": 4, "seconds": 0.1, "total": 2.5, "memory_mib": None, "note": "text"}
 
@@ -101,3 +101,15 @@ def test_a_tracker_that_is_unknown_or_not_installed_is_named(command: Command, m
 
 def test_nested_settings_have_dotted_names() -> None:
     assert flat({"a": {"b": {"c": 1}}, "d": True}) == {"a.b.c": 1, "d": True}
+
+
+def test_a_pretraining_is_tracked_step_by_step(
+    command: Command, recorder: type[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmark.tracking.find_spec", lambda name: object())
+    assert command.run("clip", "retrieval", "--track", "wandb", settings=(*TINY, *TRAINED)) == 0
+    assert len(recorder.opened) == 1
+    logged = [value for name, value in recorder.opened[0].calls if name == "log"]
+    assert [step for step, _ in logged] == [0, 1, 2]
+    assert {"total", "learning_rate", "seconds", "images_per_second"} <= set(logged[0][1])
+    assert recorder.opened[0].calls[-1] == ("finish", None)

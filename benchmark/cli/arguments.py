@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
-    from benchmark.plan import RunOptions
+    from benchmark.options import RunOptions
 
 T = TypeVar("T")
 
@@ -65,8 +65,7 @@ def _cores() -> int:
 
 def run_options(arguments: argparse.Namespace) -> RunOptions:
     """The typed request. Raises UserError for a value that cannot be read."""
-    from benchmark.options import parse_settings
-    from benchmark.plan import RunOptions
+    from benchmark.options import RunOptions, parse_settings
     from benchmark.tracking import tracker_names
 
     for name in ("batch_size", "draws", "workers"):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from benchmark.data.dataset import Dataset
-    from benchmark.plan import RunOptions
+    from benchmark.options import RunOptions
     from benchmark.runner import Runner, Summary
     from benchmark.types import RunResult
 

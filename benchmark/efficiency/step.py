@@ -1,9 +1,9 @@
-"""A measured pretraining step: the loss of the method, backward, clipping, optimizer, on a generated batch."""
+"""A measured pretraining step: the very step of the training loop, on a generated batch."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import median, quantiles
 from typing import Any
@@ -12,18 +12,16 @@ import torch
 from torch import Tensor
 
 from benchmark import repro
-from benchmark.context import DTYPES
 from benchmark.efficiency.generated import generated_batch, word_tokenizer
 from benchmark.efficiency.hardware import EnergyCounter, matmul_tflops, peak_tflops
 from benchmark.efficiency.largest import Tries, is_out_of_memory, largest_batch
-from benchmark.meter import MIB, Meter, count_gmacs, count_parameters, host_now_mib
+from benchmark.meter import MIB, Meter, count_parameters, host_now_mib
 from benchmark.schedule import stages
-from benchmark.training.blocks import prepare_blocks
-from benchmark.training.optimizers import optimizer_of
-from benchmark.training.pieces import Pieces, require_parts
-from benchmark.types import Batch, Cost, Recipe, Scalar, Step
+from benchmark.training.trainer import Trainer
+from benchmark.types import Batch, Cost, Recipe, Scalar
 
 PASSES = 3  # forward is one, backward twice as much: the convention of model FLOPs utilization (PaLM, 2022, appendix B)
+EPOCH = 1  # after epochs in which something rests
 TRY_STEPS = 2  # the second has the optimizer's state beside the activations
 
 
@@ -91,7 +89,7 @@ class NotMeasured:
 
 @dataclass(slots=True)
 class Bench:
-    """A method on a device with the batches it is measured on. Raises what building the method raises."""
+    """A method on a device, ready to train, with the batches it is measured on. Raises what building the method raises."""
 
     method_class: Any
     config: Any
@@ -99,26 +97,28 @@ class Bench:
     device: torch.device
     sizes: Sizes = field(default_factory=Sizes)
     method: Any = field(init=False)
+    trainer: Trainer = field(init=False)
 
     def __post_init__(self) -> None:
         with repro.seeded(0, "init"):
-            built = self.method_class.build(self.config, word_tokenizer(self.sizes.vocabulary))
-        require_parts(built, self.recipe)
-        prepare_blocks(built, self.recipe)
-        self.method = built.to(self.device).train()
+            self.method = self.method_class.build(self.config, word_tokenizer(self.sizes.vocabulary))
+        self.trainer = Trainer(self.method, self.recipe, self.device)
 
     def batch(self, size: int) -> Batch:
         """The generated batch of a size, on the device."""
         return generated_batch(self.method, size, self.sizes.tokens, self.sizes.vocabulary, self.device)
 
+    def step(self, batch: Batch, index: int) -> None:
+        """One step of pretraining in the last stage, where a method in stages does all that it does."""
+        self.trainer.step(batch, stages(self.recipe)[-1].start + 1 + index, EPOCH)
+
     def fits(self, size: int) -> bool:
         """Whether steps at a batch size fit, from a fresh optimizer and an empty cache."""
         self.clear()
         try:
-            batch, optimizer = self.batch(size), optimizer_of(self.method, self.recipe)
+            batch = self.batch(size)
             for index in range(TRY_STEPS):
-                for _ in _parts(self.method, optimizer, batch, index, self.recipe):
-                    pass
+                self.step(batch, index)
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
         except (RuntimeError, MemoryError) as error:
@@ -134,8 +134,9 @@ class Bench:
         return found
 
     def clear(self) -> None:
-        """Drops gradients and gives cached memory back."""
+        """Drops gradients and the optimizer's state, and gives cached memory back."""
         self.method.zero_grad(set_to_none=True)
+        self.trainer.optimizer.state.clear()
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -148,24 +149,25 @@ def measure(bench: Bench, settings: Mapping[str, Scalar] | None = None) -> StepC
         torch.OutOfMemoryError, MemoryError, RuntimeError: the step does not fit (`is_out_of_memory`).
     """
     method, recipe, sizes = bench.method, bench.recipe, bench.sizes
+    bench.clear()
     rate = matmul_tflops(bench.device, recipe.precision)
     idle = host_now_mib()
-    batch, optimizer = bench.batch(recipe.batch_size), optimizer_of(method, recipe)
-    gmacs = count_gmacs(lambda: list(method.loss(batch, _late(recipe, 0)))) / recipe.batch_size
+    batch = bench.batch(recipe.batch_size)
+    gmacs = bench.trainer.gmacs(batch, EPOCH)
     bench.clear()
     meter, energy = Meter(bench.device), EnergyCounter(bench.device)
     for index in range(sizes.warm_up):
-        _step(method, optimizer, batch, index, recipe)
+        bench.step(batch, index)
     meter.start()
     energy.start()
     for index in range(sizes.warm_up, sizes.warm_up + sizes.steps):
         begin = meter.clock()
-        _step(method, optimizer, batch, index, recipe)
+        bench.step(batch, index)
         meter.step(meter.clock() - begin)
     joules = energy.stop()
     meter.stop()
     cost = meter.cost()  # before the steps in parts, which cost the same memory
-    static = _static_mib(method, optimizer)
+    static = _static_mib(method, bench.trainer.optimizer)
     return StepCost(
         method=method.name,
         settings=settings or {},
@@ -173,7 +175,7 @@ def measure(bench: Bench, settings: Mapping[str, Scalar] | None = None) -> StepC
         precision=recipe.precision,
         image_size=method.input.size,
         tokens=sizes.tokens,
-        phase_seconds=_phases(meter, method, optimizer, batch, recipe),
+        phase_seconds=_phases(meter, bench, batch),
         params=count_parameters(method),
         steps=sizes.steps,
         joules_per_1000_images=None if joules is None else joules / (sizes.steps * recipe.batch_size) * 1000,
@@ -186,8 +188,8 @@ def measure(bench: Bench, settings: Mapping[str, Scalar] | None = None) -> StepC
 
 def measured_step(bench: Bench) -> Callable[[], None]:
     """A call that takes one training step at the recipe's batch size, for a benchmark to time."""
-    batch, optimizer = bench.batch(bench.recipe.batch_size), optimizer_of(bench.method, bench.recipe)
-    return lambda: _step(bench.method, optimizer, batch, 0, bench.recipe)
+    batch = bench.batch(bench.recipe.batch_size)
+    return lambda: bench.step(batch, 0)
 
 
 def _memory(cost: Cost, static: float) -> dict[str, Any]:
@@ -213,62 +215,38 @@ def _speed(seconds: list[float], recipe: Recipe, gmacs: float, rate: float, devi
     }
 
 
-def _late(recipe: Recipe, index: int) -> Step:
-    """A step of the last stage, where a method in stages does all that it does, and after epochs in which something rests."""
-    return Step(index, 1, max(1, recipe.steps), stages(recipe)[-1].number)
+def _phases(meter: Meter, bench: Bench, batch: Batch, steps: int = 3) -> dict[str, float]:
+    """Median seconds of the parts of a step, the device waited for at their borders; several passes add up.
 
+    Empty with pieces of a batch (micro_batch), whose passes do not end where a backward pass does.
+    """
+    if bench.recipe.micro_batch:
+        return {}
+    accelerator, found, times = bench.trainer.accelerator, dict[str, list[float]](), list[float]()
+    backward = accelerator.backward
 
-def _parts(method: Any, optimizer: torch.optim.Optimizer, batch: Batch, index: int, recipe: Recipe) -> Iterator[str]:
-    """A training step; yields the name of each part after it is done."""
-    dtype = DTYPES[recipe.precision]
-    optimizer.zero_grad(set_to_none=True)
+    def timed(loss: Tensor, **options: Any) -> None:
+        times.append(meter.clock())
+        backward(loss, **options)
+        times.append(meter.clock())
 
-    def autocast() -> torch.autocast:
-        return torch.autocast(batch.images.device.type, dtype=dtype, enabled=recipe.precision != "fp32")
-
-    if recipe.micro_batch:  # forward and backward in one, piece by piece
-        pieces = Pieces(recipe.micro_batch, autocast, torch.autograd.backward, lambda start: repro.seeded("piece", start))
-        for part in method.parts(batch, _late(recipe, index)):
-            pieces.run(part)
-            yield "backward"
-    passes = iter(() if recipe.micro_batch else method.loss(batch, _late(recipe, index)))
-    while True:
-        with autocast():
-            terms: Mapping[str, Tensor] | None = next(passes, None)
-        yield "forward"
-        if terms is None:
-            break
-        torch.autograd.backward(terms["total"])
-        del terms
-        yield "backward"
-    torch.nn.utils.clip_grad_norm_(method.parameters(), recipe.clip_norm or float("inf"))
-    optimizer.step()
-    yield "optimizer"
-
-
-def _step(method: Any, optimizer: torch.optim.Optimizer, batch: Batch, index: int, recipe: Recipe) -> None:
-    for _ in _parts(method, optimizer, batch, index, recipe):
-        pass
-
-
-def _phases(
-    meter: Meter, method: Any, optimizer: torch.optim.Optimizer, batch: Batch, recipe: Recipe, steps: int = 3
-) -> dict[str, float]:
-    """Median seconds of the parts of a step, the device waited for after each; several passes add up."""
-    found: dict[str, list[float]] = {}
-    for index in range(steps):
-        spent: dict[str, float] = {}
-        begin = meter.clock()
-        for name in _parts(method, optimizer, batch, index, recipe):
-            now = meter.clock()
-            spent[name] = spent.get(name, 0.0) + now - begin
-            begin = now
-        for name, value in spent.items():
-            found.setdefault(name, []).append(value)
+    accelerator.backward = timed
+    try:
+        for index in range(steps):
+            times.clear()
+            begin = meter.clock()
+            bench.step(batch, index)
+            end = meter.clock()
+            spent = sum(after - before for before, after in zip(times[::2], times[1::2]))
+            parts = {"forward": times[-1] - begin - spent, "backward": spent, "optimizer": end - times[-1]}
+            for name, value in parts.items():
+                found.setdefault(name, []).append(value)
+    finally:
+        del accelerator.backward  # the class's own again
     return {name: median(values) for name, values in found.items()}
 
 
-def _static_mib(method: Any, optimizer: torch.optim.Optimizer) -> float:
+def _static_mib(method: Any, optimizer: Any) -> float:
     """Parameters, buffers, one gradient for each trained parameter, and the optimizer's tensors."""
     parameters = list(method.parameters())
     held = [*parameters, *method.buffers(), *(item for item in parameters if item.requires_grad)]

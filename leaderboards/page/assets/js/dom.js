@@ -6,7 +6,8 @@ const h = (name, attributes = {}, ...children) => {
   for (const [key, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
-    else if (key === "style") for (const [property, setting] of Object.entries(value)) element.style.setProperty(property, setting);
+    else if (key === "style")
+      for (const [property, setting] of Object.entries(value)) element.style.setProperty(property, setting);
     else element.setAttribute(key, value === true ? "" : value);
   }
   return fill(element, ...children);
@@ -14,13 +15,21 @@ const h = (name, attributes = {}, ...children) => {
 
 // Replaces what an element holds; null, undefined and false are left out.
 const fill = (element, ...children) => {
-  element.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.replaceChildren(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 };
 
 const pairs = (entries) => {
   const kept = entries.filter(([, value]) => known(value) && value !== "" && value !== NONE);
-  return kept.length ? h("dl", {}, kept.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, String(value))))) : null;
+  return kept.length
+    ? h(
+        "dl",
+        {},
+        kept.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, String(value)))),
+      )
+    : null;
 };
 
 const field = (label, control) => h("label", { class: "field" }, h("span", {}, label), control);

@@ -20,7 +20,11 @@ const duration = (seconds) => {
 
 const count = (value) => {
   if (!known(value)) return NONE;
-  for (const [size, prefix] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
+  for (const [size, prefix] of [
+    [1e9, "G"],
+    [1e6, "M"],
+    [1e3, "k"],
+  ]) {
     if (value >= size) return `${(value / size).toFixed(1)} ${prefix}`;
   }
   return value.toFixed(0);

@@ -7,18 +7,57 @@ const glance = () => {
   }
   if (!sets.size) return null;
   const tables = [...sets].map(([name, groups]) => scroller(`At a glance: ${name}`, glanceTable(name, groups)));
-  return h("section", { id: "glance", "aria-labelledby": "glance-title" },
+  return h(
+    "section",
+    { id: "glance", "aria-labelledby": "glance-title" },
     h("h2", { id: "glance-title" }, "At a glance"),
-    h("p", { class: "lead" }, "Each column is a contest of its own. The shade says how near a method comes to the best of its column; nothing is averaged across columns."),
-    h("div", { class: "card flush" }, tables), board.averages.filter((average) => average.head.length > 2).map(meansOf));
+    h(
+      "p",
+      { class: "lead" },
+      "Each column is a contest of its own. The shade says how near a method comes to the best of its column; bold is the first rank group, within which a difference may be noise.",
+    ),
+    h("div", { class: "card flush" }, tables),
+    board.averages.filter((average) => average.head.length > 2).map(meansOf),
+  );
 };
 
 // Means over tasks, closed at first: they are of cells that all methods have, and the formula stands below them.
-const meansOf = (average) => h("details", { class: "means" }, h("summary", {}, `Means over tasks, ${average.dataset}`),
-  scroller(`Means over tasks, ${average.dataset}`, h("table", { class: "plain" }, h("caption", { class: "visually-hidden" }, `Means over tasks, ${average.dataset}`),
-    h("thead", {}, h("tr", {}, average.head.map((name) => h("th", { scope: "col" }, name)))),
-    h("tbody", {}, average.lines.map(([name, ...cells]) => h("tr", {}, h("th", { scope: "row" }, name), cells.map((cell) => h("td", {}, cell))))))),
-  average.below.map((text) => h("p", { class: "hint" }, text)));
+const meansOf = (average) =>
+  h(
+    "details",
+    { class: "means" },
+    h("summary", {}, `Means over tasks, ${average.dataset}`),
+    scroller(
+      `Means over tasks, ${average.dataset}`,
+      h(
+        "table",
+        { class: "plain" },
+        h("caption", { class: "visually-hidden" }, `Means over tasks, ${average.dataset}`),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            average.head.map((name) => h("th", { scope: "col" }, name)),
+          ),
+        ),
+        h(
+          "tbody",
+          {},
+          average.lines.map(([name, ...cells]) =>
+            h(
+              "tr",
+              {},
+              h("th", { scope: "row" }, name),
+              cells.map((cell) => h("td", {}, cell)),
+            ),
+          ),
+        ),
+      ),
+    ),
+    average.below.map((text) => h("p", { class: "hint" }, text)),
+  );
 
 const glanceTable = (name, groups) => {
   const order = new Map();
@@ -34,11 +73,38 @@ const glanceTable = (name, groups) => {
     if (last && last.title === group.task_title) last.length += 1;
     else spans.push({ title: group.task_title, length: 1 });
   }
-  const tops = h("tr", {}, h("td", {}), spans.map((span) => h("th", { colspan: span.length, scope: "colgroup" }, span.title)));
-  const heads = h("tr", {}, h("th", { scope: "col" }, "Method"), groups.map((group) =>
-    h("th", { scope: "col" }, h("a", { href: `#${group.id}`, title: group.protocol }, group.label_fraction === 1 ? shortProtocol(group, groups) : percent(group.label_fraction)), h("small", {}, arrow(group)))));
+  const tops = h(
+    "tr",
+    {},
+    h("td", {}),
+    spans.map((span) => h("th", { colspan: span.length, scope: "colgroup" }, span.title)),
+  );
+  const heads = h(
+    "tr",
+    {},
+    h("th", { scope: "col" }, "Method"),
+    groups.map((group) =>
+      h(
+        "th",
+        { scope: "col" },
+        h(
+          "a",
+          { href: `#${group.id}`, title: group.protocol },
+          group.label_fraction === 1 ? shortProtocol(group, groups) : percent(group.label_fraction),
+        ),
+        h("small", {}, arrow(group)),
+      ),
+    ),
+  );
   const shown = [...order].slice(0, 60);
-  const rows = shown.map(([variant, label]) => h("tr", {}, h("th", { scope: "row" }, label), columns.map((column, place) => glanceCell(column.get(variant), groups[place]))));
+  const rows = shown.map(([variant, label]) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, label),
+      columns.map((column, place) => glanceCell(column.get(variant), groups[place])),
+    ),
+  );
   const rest = order.size - shown.length;
   const caption = h("caption", {}, name, rest ? ` (${plural(rest, "further method")} in the tables below)` : null);
   return h("table", { class: "glance" }, caption, h("thead", {}, tops, heads), h("tbody", {}, rows));
@@ -54,7 +120,8 @@ const glanceCell = (entry, group) => {
   const values = contestants(group).map((other) => other.value);
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const share = high > low ? (entry.value - low) / (high - low) : 1;
-  const near = group.higher || high === low ? share : 1 - share;
+  const first = entry.standing && entry.standing.rank === 1; // what may differ by noise alone from the best is shown as the best
+  const near = first ? 1 : group.higher || high === low ? share : 1 - share;
   const button = h("button", { type: "button", onclick: () => showDetails(entry) }, number(entry.value));
   return h("td", { class: near === 1 ? "heat best" : "heat", style: { "--heat": `${Math.round(near * 100)}%` } }, button);
 };

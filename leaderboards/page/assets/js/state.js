@@ -4,7 +4,12 @@ const board = JSON.parse(document.getElementById("data").textContent);
 board.groups.forEach((group, place) => {
   group.place = place;
   group.id = `table-${place}`;
-  group.name = [group.task_title, group.protocol, group.dataset, ...(group.label_fraction === 1 ? [] : [percent(group.label_fraction)])].join(" · ");
+  group.name = [
+    group.task_title,
+    group.protocol,
+    group.dataset,
+    ...(group.label_fraction === 1 ? [] : [percent(group.label_fraction)]),
+  ].join(" · ");
   group.entries.forEach((entry, line) => Object.assign(entry, { group, id: `${place}-${line}` }));
 });
 
@@ -18,7 +23,8 @@ const state = { focus: 0, marked: [], listeners: [] };
 
 // Methods by variant, in the order in which the tables list them.
 const variants = new Map();
-for (const group of board.groups) for (const entry of contestants(group)) if (!variants.has(entry.variant)) variants.set(entry.variant, entry.label);
+for (const group of board.groups)
+  for (const entry of contestants(group)) if (!variants.has(entry.variant)) variants.set(entry.variant, entry.label);
 
 const focused = () => board.groups[state.focus];
 
