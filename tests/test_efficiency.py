@@ -175,9 +175,19 @@ def test_a_limit_of_the_process_is_where_the_largest_batch_ends() -> None:
     row = measurement.measured_apart(job)
     sizes = dict(row["tried"])
     assert set(sizes.values()) == {True, False}
-    assert row["batch_size"] == max(size for size, fitted in sizes.items() if fitted)
+    assert sizes[row["batch_size"]]
+    assert min(size for size, fitted in sizes.items() if not fitted) > row["batch_size"]
     assert row["peak_host_mib"] > row["host_idle_mib"] > 0
     assert "(largest)" in printed([row])
+
+
+def test_a_batch_that_fitted_but_for_the_longer_measurement_is_told_as_tried() -> None:
+    def measure_at(size: int) -> dict[str, Any]:
+        return {"batch_size": size} | ({"error": "out of memory"} if size > 90 else {})
+
+    row = measurement._stepping_down(JOB, (96, ((64, True), (96, True), (128, False))), measure_at)
+    assert row["batch_size"] <= 90
+    assert {64: True, 96: False, 128: False, row["batch_size"]: True}.items() <= dict(row["tried"]).items()
 
 
 def die(job: Job) -> Mapping[str, Any]:

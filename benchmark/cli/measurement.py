@@ -96,9 +96,11 @@ def _stepping_down(job: Job, found: tuple[int, Tries], measure_at: Callable[[int
     less, row = max(1, size // RESOLUTION), _not_measured(job, "out of memory", 1)
     while size > 0:
         row = measure_at(size)
-        if "error" not in row:
+        fitted = "error" not in row
+        tried = (*(item for item in tried if item[0] != size), (size, fitted))
+        if fitted:
             break
-        tried, size, less = (*tried, (size, False)), size - less, 2 * less
+        size, less = size - less, 2 * less
     return {**row, "tried": plain(tried)}
 
 
