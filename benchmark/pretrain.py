@@ -156,7 +156,7 @@ class _Loop:
         """What torch raises for want of memory or of another process, as a UserError."""
         try:
             yield
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if faults.is_out_of_memory(error):
                 trainer = self.trainer
                 raise faults.out_of_memory(trainer.method.name, self.recipe, self.loader.own, trainer.separable) from error

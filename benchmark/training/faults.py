@@ -20,6 +20,10 @@ from benchmark.types import Batch, Recipe
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1) if hasattr(signal, "SIGUSR1") else (signal.SIGTERM,)
 
+NO_MEMORY = (  # in lower case: torch on the host, torch and CUDA, the C++ library, cuBLAS and cuDNN
+    "can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "alloc_failed",
+)  # fmt: skip
+
 
 class Bell:
     """Whether a signal to leave has come."""
@@ -74,10 +78,10 @@ def not_finite(name: str, bad: Sequence[str], index: int, batch: Batch, folder: 
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU, or the host as torch asks it, had no more memory to give."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
-    )
+    """Whether a GPU, or the host as torch asks it, had no more memory to give: the allocator's own error, or a library's."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
 
 
 def out_of_memory(name: str, recipe: Recipe, rows: int, separable: bool) -> UserError:
