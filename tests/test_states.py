@@ -42,7 +42,9 @@ def test_a_disk_that_fails_for_now_costs_no_state(cut: Path, cache: Path, monkey
     assert (cut / "state.pt").read_bytes() == data
 
 
-@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()], ids=["torch", "host"])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()], ids=["torch", "host"]
+)
 def test_too_little_memory_for_a_state_costs_no_state(
     error: Exception, cut: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

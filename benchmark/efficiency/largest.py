@@ -13,7 +13,7 @@ from benchmark.training import faults
 
 CEILING = 65536  # no try goes above it
 RESOLUTION = 16  # the search ends when the gap is a sixteenth of what fits
-UNDER_A_LIMIT = ("could not create a primitive", "could not create a memory", "could not execute a primitive")  # oneDNN tells no more
+UNDER_A_LIMIT = ("could not create a primitive", "could not create a memory", "could not execute a primitive")  # of oneDNN
 _limited = False
 Tries = tuple[tuple[int, bool], ...]  # batch size, and whether it fitted
 
