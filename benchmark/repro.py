@@ -72,7 +72,12 @@ def deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
-    torch.backends.cuda.matmul.allow_tf32 = False  # "fp32" in a key means it
+    full_fp32()
+
+
+def full_fp32() -> None:
+    """Switches TF32 off, so that "fp32" in a key or a row means it; torch has it on for convolutions."""
+    torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 
 

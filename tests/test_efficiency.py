@@ -151,6 +151,19 @@ def test_running_out_of_memory_is_told_from_other_errors() -> None:
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
+def test_fp32_is_measured_without_tf32() -> None:
+    kinds: tuple[Any, Any] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [kind.allow_tf32 for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.allow_tf32 = True
+        measurement._bench(JOB)
+        assert [kind.allow_tf32 for kind in kinds] == [False, False]
+    finally:
+        for kind, value in zip(kinds, before):
+            kind.allow_tf32 = value
+
+
 class Greedy(torch.nn.Module):
     """Takes `gib` for each row of a batch, as a method with large activations does."""
 

@@ -70,6 +70,7 @@ def _fixed(job: Job, size: int) -> Job:
 def _bench(job: Job) -> Bench:
     method, config, recipe, _ = resolve(job)
     device = choose_device(job.device)
+    repro.full_fp32()
     if job.deterministic:
         repro.deterministic()
     if job.memory_limit_gib:

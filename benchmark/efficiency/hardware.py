@@ -13,7 +13,7 @@ from benchmark.context import DTYPES
 # 10^12 operations a second without sparsity, by the exact name that torch gives, so that a slice of a card (MIG) has none.
 # H100, A100, V100, T4: NVIDIA's data sheets, as collected in Lightning-AI/pytorch-lightning@0810121 (fabric/utilities/
 # throughput.py; printed with sparsity there halved). H200: the die and the clocks of the H100 SXM; 989 dense in
-# https://itkb.uw.cz/2026/06/nvidia-h200-vs-b300-precisions-cores.html. fp32 is without TF32, which torch leaves off.
+# https://itkb.uw.cz/2026/06/nvidia-h200-vs-b300-precisions-cores.html. fp32 is without TF32, which measurements switch off.
 _H100_SXM = {"bf16": 989.5, "fp16": 989.5, "fp32": 67.0}
 _A100 = {"bf16": 312.0, "fp16": 312.0, "fp32": 19.5}
 _V100_SXM = {"fp16": 125.0, "fp32": 15.7}
