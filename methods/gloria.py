@@ -83,6 +83,7 @@ class GLoRIA(ByParts, VisionLanguage):
     """Regions and words, and the mean of each, in the space of the text tower."""
 
     name: ClassVar[str] = "gloria"
+    local_negatives: ClassVar[bool] = True  # of the local loss: the images and reports of the own process
     version: ClassVar[int] = 2  # 2: sentences of `split_sentences` keep the number of their list item, and more
     card: ClassVar[MethodCard] = MethodCard(
         title="GLoRIA",

@@ -53,6 +53,11 @@ class Trainer:
         self.accelerator = accelerator_of(device, recipe)
         self.separable = is_separable(method)
         require_parts(method, recipe)
+        if collectives.count() > 1 and getattr(method, "local_negatives", False):
+            raise UserError(
+                f"{method.name} trains in one process only: with several its loss would see fewer negatives; start it in one, "
+                "without torchrun or accelerate launch"
+            )
         prepare_blocks(method, recipe)
         self.method.to(device).train()
         collectives.share_batch_norm(method)
