@@ -19,6 +19,7 @@ from benchmark.features import embed_images, embed_texts
 from benchmark.types import Features, Predictions, Protocol, Record, digest
 from tasks import class_match, query_match
 from tasks.degenerate import REFERENCE_KINDS
+from tasks.examples import write_examples
 from tasks.protocols import RETRIEVAL
 from tasks.published import retrieval as published
 from tasks.ranking import BlockScores, Floats, Ints, Part, PooledScores, Scores, rank
@@ -76,7 +77,13 @@ class Retrieval:
         pool = protocol.setting("pool")
         context.notes |= {"pool": len(records) if pool == "full" else pool, "distinct_texts": len(distinct)}
         with context.meter.phase("predict"), torch.inference_mode():
-            return _predictions(records, _scores(method, images, reports, records, owner), owner, protocol, skipped)
+            scores = _scores(method, images, reports, records, owner)
+            predictions = _predictions(records, scores, owner, protocol, skipped)
+        if pool == "full":
+            candidates = len(distinct) if protocol.setting("match") == "unique-text" else len(records)
+            ranks = (owner, predictions.arrays["i2t"])
+            write_examples((data, records, distinct), scores, ranks, method.input, context, candidates)
+        return predictions
 
     def score(self, predictions: Predictions, protocol: Protocol, weights: metrics.Array) -> Mapping[str, metrics.Array]:
         """As tasks.scoring.score_retrieval."""
