@@ -31,7 +31,7 @@ def test_examples_show_an_image_and_what_each_highlighted_method_found(tab: Tab)
     panel.get_by_label("Image").select_option("3")
     assert panel.locator(".query").inner_text().endswith("Clear lungs, study 3.")
     assert first.locator("li.right p").all_inner_texts() == ["Clear lungs, study 3."]
-    tab.page.get_by_label("Charts show").select_option(label="Zero-shot · zeroshot-prompt-pairs · phantom")
+    tab.page.get_by_label("Charts show").select_option(label="Zero-shot classification · zeroshot-prompt-pairs · phantom")
     assert "no retrieval examples" in panel.inner_text()
 
 

@@ -13,7 +13,7 @@ const examplesPanel = () => {
     id: "examples",
     title: "Retrieval examples",
     wide: true,
-    how: "One synthetic image with its own report, and the three reports that each highlighted method ranks first for it, with their similarity. Images are fixed and evenly spaced in the test split, not chosen. Similarities of different methods have no common scale.",
+    how: "One synthetic image with its own report, and the three reports that each highlighted method ranks first for it, with their similarity. Images are fixed and evenly spaced in the test split, not chosen; of several seeds the first is shown. Similarities of different methods have no common scale.",
     controls: h("div", { class: "controls" }, field("Image", select)),
     build: () => drawExamples(Number(select.value)),
   });
