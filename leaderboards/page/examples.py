@@ -14,19 +14,19 @@ from leaderboards.text import clean
 
 Examples = Mapping[str, Sequence[Mapping[str, Any]]]  # key of a result -> its queries
 SCHEMA, SYNTHETIC = 1, "phantom"
-QUERIES, FOUND, LETTERS = 6, 3, 2000
+LINES, QUERIES, FOUND, LETTERS = 40, 6, 3, 2000  # lines of a group, from the best on; queries of each; reports of each query
 IMAGE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]{1,24000}={0,2}")
 
 
 def read_examples(out: Path, groups: Sequence[Group]) -> dict[str, list[dict[str, Any]]]:
     """Key of a result -> its queries; without files that are missing, damaged or of another layout.
 
-    Of the seeds of a method the first with a file speaks for all.
+    Of the seeds of a method the first with a file speaks for all; of a group the best LINES alone.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     if not (out / "examples").is_dir():
         return found
-    for entry in (entry for group in groups for entry in group.entries if entry.kind == "method"):
+    for entry in (entry for group in groups for entry in group.entries[:LINES] if entry.kind == "method"):
         for row in entry.rows:
             queries = _read(out / "examples" / f"{row.key}.json") if SYNTHETIC in row.flags else []
             if queries:
