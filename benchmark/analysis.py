@@ -15,7 +15,7 @@ from benchmark.analysis_rows import Analyst, cell
 from benchmark.statistics import INTERVAL, LEVEL, Resampled, holm, p_value
 from benchmark.store import ANALYSIS, ANALYSIS_SCHEMA, fingerprint, read_analysis, write
 
-VERSION = 1  # raise it whenever the same files give another analysis
+VERSION = 2  # raise it whenever the same files give another analysis
 METHOD = f"{INTERVAL}; paired on the same draws; Holm against the best of each rank group"
 PAIRED = 20  # methods of a group, from the best on, that are compared each with each
 
@@ -88,25 +88,32 @@ def _per_class(row: Any) -> dict[str, dict[str, Any]]:
 
 
 def _group(analyst: Analyst, group: Any) -> dict[str, Any]:
-    """Differences to the best method, rank groups, and all pairs of the first methods."""
+    """Differences to the best method, rank groups, and all pairs of the first methods; none where a method cannot be scored."""
     measured = [entry for entry in group.entries if entry.kind in ("method", "reference")]
-    known = [(entry, analyst.entry(entry)) for entry in measured if entry.first.metric == group.metric]
+    known = [(entry, analyst.entry(entry) if entry.first.metric == group.metric else None) for entry in measured]
     sign = 1 if group.higher_is_better else -1
     scored = [(entry, found) for entry, found in known if found is not None]
     methods = [entry for entry, _ in sorted(scored, key=lambda pair: -sign * pair[1].value) if entry.kind == "method"]
     entries = {row.key: dict(_EMPTY) for entry in measured for row in entry.rows}
-    made = {
+    unscored = [entry for entry, found in known if found is None and entry.kind == "method"]
+    made: dict[str, Any] = {
         "group": _plain_key(group.first.group_key),
         "metric": group.metric,
         "higher_is_better": group.higher_is_better,
-        "best": methods[0].first.key if methods else None,
+        "best": methods[0].first.key if methods and not unscored else None,
         "entries": entries,
         "pairs": [],
+        "reasons": [f"not ranked: {entry.label} cannot be scored from its predictions" for entry in unscored],
     }
-    if not methods or not analyst.draws:
-        return made
-    differences = {id(entry): analyst.difference(entry, methods[0]) for entry, _ in scored if entry is not methods[0]}
-    for entry, _ in scored:
+    if not unscored and methods and analyst.draws:
+        made["pairs"] = _compared(analyst, [entry for entry, _ in scored], methods, entries)
+    return made
+
+
+def _compared(analyst: Analyst, scored: Sequence[Any], methods: Sequence[Any], entries: dict[str, Any]) -> list[dict[str, Any]]:
+    """Fills in the lines of a group's entries; returns its pairs. methods: from the best on."""
+    differences = {id(entry): analyst.difference(entry, methods[0]) for entry in scored if entry is not methods[0]}
+    for entry in scored:
         found = differences.get(id(entry))
         line = {} if found is None else {"difference_to_best": cell(found), "p": _p(found)}
         _into(entries, entry, line)
@@ -114,8 +121,7 @@ def _group(analyst: Analyst, group: Any) -> dict[str, Any]:
         _into(entries, entry, {"p_holm": corrected})
     for entry, places in _ranks(analyst, methods):
         _into(entries, entry, places)
-    made["pairs"] = _pairs(analyst, methods[:PAIRED])
-    return made
+    return _pairs(analyst, methods[:PAIRED])
 
 
 _EMPTY = {"rank": None, "rank_low": None, "rank_high": None, "difference_to_best": None, "p": None, "p_holm": None}

@@ -96,17 +96,31 @@ def test_seeds_are_averaged_within_each_draw(tmp_path: Path) -> None:
 
 
 def test_without_predictions_or_draws_nothing_is_ranked_and_nothing_breaks(tmp_path: Path) -> None:
-    good, bad = noisy(tmp_path, "good", 0.3), noisy(tmp_path, "bad", 3.0)
+    _, bad = noisy(tmp_path, "good", 0.3), noisy(tmp_path, "bad", 3.0)
     (group,) = analyse(tmp_path, 0)["groups"]
     assert {line["rank"] for line in group["entries"].values()} == {None}
     path = Store(tmp_path).predictions_path(bad.key)
     path.write_bytes(path.read_bytes()[:100])
     (group,) = analyse(tmp_path)["groups"]
-    assert group["entries"][bad.key]["rank"] is None
-    assert group["entries"][good.key]["rank"] == 1
+    assert group["best"] is None
+    assert {line["rank"] for line in group["entries"].values()} == {None}
     path.unlink()
     noisy(tmp_path, "old", 0.1, protocol_hash="01234567")
     assert len(analyse(tmp_path)["groups"]) == 2
+
+
+def test_a_worse_method_is_not_first_because_the_best_cannot_be_scored(tmp_path: Path) -> None:
+    best = noisy(tmp_path, "best", 0.3)
+    for name, noise in (("middle", 1.0), ("worst", 4.0)):
+        noisy(tmp_path, name, noise)
+    Store(tmp_path).predictions_path(best.key).unlink()
+    (group,) = analyse(tmp_path)["groups"]
+    assert (group["best"], group["pairs"]) == (None, [])
+    for line in group["entries"].values():
+        assert set(line.values()) == {None}
+    text = boards(tmp_path)["md"]
+    assert "> not ranked: best cannot be scored from its predictions" in text
+    assert "**0." not in text
 
 
 def test_rows_that_one_method_lost_are_left_out_of_the_difference(tmp_path: Path) -> None:
