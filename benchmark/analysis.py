@@ -59,7 +59,11 @@ def _work(
 
 def _fingerprint(analyst: Analyst, group: Any) -> str:
     """Changes whenever the analysis of a group may."""
-    members = [[row.key, row.predictions, row.metric, row.title, analyst.has(row)] for row in group.rows if row.status == "ok"]
+    members = [
+        [row.key, row.predictions, row.metric, row.value, row.title, analyst.has(row)]
+        for row in group.rows
+        if row.status == "ok"
+    ]
     return fingerprint([VERSION, METHOD, analyst.draws, members])
 
 
@@ -103,11 +107,22 @@ def _group(analyst: Analyst, group: Any) -> dict[str, Any]:
         "best": methods[0].first.key if methods and not unscored else None,
         "entries": entries,
         "pairs": [],
-        "reasons": [f"not ranked: {entry.label} cannot be scored from its predictions" for entry in unscored],
+        "reasons": _reasons(analyst, measured, unscored),
     }
     if not unscored and methods and analyst.draws:
         made["pairs"] = _compared(analyst, [entry for entry, _ in scored], methods, entries)
     return made
+
+
+def _reasons(analyst: Analyst, measured: Sequence[Any], unscored: Sequence[Any]) -> list[str]:
+    """What does not match, and why there is no ranking."""
+    told = [
+        f"{entry.label} {analyst.disagreeing[row.key]}"
+        for entry in measured
+        for row in entry.rows
+        if row.key in analyst.disagreeing
+    ]
+    return told + [f"not ranked: {entry.label} cannot be scored from its predictions" for entry in unscored]
 
 
 def _compared(analyst: Analyst, scored: Sequence[Any], methods: Sequence[Any], entries: dict[str, Any]) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ from benchmark.types import Predictions, Protocol
 Floats = NDArray[np.float64]
 BINS = 10  # of equal width, of the calibration
 FEWEST = 10  # patients of a subgroup below which it has no score
+TOLERANCE = 1e-9  # of a metric, relative above 1: another order of sums
 AGES = (0, 40, 60, 80)  # years, where the age groups begin
 
 
@@ -48,6 +49,7 @@ class Analyst:
 
     def __init__(self, out: Path, draws: int) -> None:
         self.out, self.draws = out, draws
+        self.disagreeing: dict[str, str] = {}  # key of a result -> what its predictions do not give
         self._drawn: dict[str, tuple[Resampled, str] | None] = {}
         self._entries: dict[tuple[str, ...], Resampled | None] = {}
         self._subjects: dict[Path, Subjects] = {}
@@ -94,10 +96,18 @@ class Analyst:
     def _of_row(self, row: Any) -> tuple[Resampled, str] | None:
         """The primary metric of a result, and a mark of its rows and patients; None where it cannot be scored."""
         if row.key not in self._drawn:
-            self._drawn[row.key] = self._score(row) if self.has(row) else None
+            found = self._score(row) if self.has(row) else None
+            self._drawn[row.key] = found if found is None or self._agrees(row, found[0].value) else None
             if self._bar is not None:
                 self._bar.update()
         return self._drawn[row.key]
+
+    def _agrees(self, row: Any, again: float) -> bool:
+        """Whether a result states what its predictions give."""
+        same = row.value is not None and abs(again - row.value) <= TOLERANCE * max(1.0, abs(again))
+        if not same:
+            self.disagreeing[row.key] = f"states {row.metric} {row.value}, its predictions give {again}"
+        return same
 
     def _score(self, row: Any) -> tuple[Resampled, str] | None:
         name = fingerprint([row.predictions, row.protocol_hash, row.spec["task_version"], row.metric, self.draws, INTERVAL])
