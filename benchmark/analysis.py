@@ -27,8 +27,8 @@ def write_analysis(out: Path, groups: Sequence[Any], draws: int, progress: bool 
         groups: leaderboards.rows.Group. draws: of the bootstrap; 0 leaves out whatever needs it.
     """
     before = read_analysis(out) or {}
-    analyst = Analyst(out, draws)
-    kept_groups = {group.get("fingerprint"): group for group in before.get("groups", ())}
+    analyst = Analyst(out, draws, VERSION)
+    kept_groups = {str(group.get("fingerprint") or ""): group for group in before.get("groups", ())}
     kept = {name: before.get(name, {}) for name in ("sources", "subgroups", "calibration")}
     work = _work(analyst, groups, kept_groups, kept)
     analyst.begin(sum(len(group.rows) for group, _ in work if group is not None), progress)
@@ -38,7 +38,7 @@ def write_analysis(out: Path, groups: Sequence[Any], draws: int, progress: bool 
     }  # fmt: skip
     for group in groups:
         mark = _fingerprint(analyst, group)
-        found["groups"].append(kept_groups.get(mark) or {**_group(analyst, group), "fingerprint": mark})
+        found["groups"].append(kept_groups.get(mark) or _marked(analyst, group, mark))
         for row in group.rows:
             if row.role == "method" and row.status == "ok":
                 _of_result(analyst, row, kept, found)
@@ -47,6 +47,12 @@ def write_analysis(out: Path, groups: Sequence[Any], draws: int, progress: bool 
     if found != before:
         write(out / ANALYSIS, text.encode())
     return found
+
+
+def _marked(analyst: Analyst, group: Any, mark: str) -> dict[str, Any]:
+    """A group's analysis; without its mark, so never kept, where a file of predictions is there and was of no use."""
+    made = _group(analyst, group)
+    return {**made, "fingerprint": mark if all(analyst.lasting(row) for row in group.rows) else ""}
 
 
 def _work(
@@ -74,11 +80,12 @@ def _of_result(analyst: Analyst, row: Any, kept: Mapping[str, Any], found: dict[
         found["per_class"][row.key] = classes
     seen = f"{analyst.has(row)} {analyst.subjects_mark(row)}"
     mark = f"{VERSION} {INTERVAL} {analyst.draws} {row.predictions} {row.metric} {seen}"
-    found["sources"][row.key] = mark
     for name, make in (("subgroups", analyst.subgroups), ("calibration", analyst.calibration)):
         part = kept[name].get(row.key) if kept["sources"].get(row.key) == mark else make(row)
         if part:
             found[name][row.key] = part
+    if kept["sources"].get(row.key) == mark or analyst.lasting(row):
+        found["sources"][row.key] = mark
 
 
 def _per_class(row: Any) -> dict[str, dict[str, Any]]:

@@ -44,11 +44,12 @@ class Analyst:
     """Scores results of one folder again, each once.
 
     Args:
-        out: the folder of --out. draws: of the bootstrap.
+        out: the folder of --out. draws: of the bootstrap. version: of the analysis; another one takes no draws of this one.
     """
 
-    def __init__(self, out: Path, draws: int) -> None:
-        self.out, self.draws = out, draws
+    def __init__(self, out: Path, draws: int, version: int) -> None:
+        self.out, self.draws, self.version = out, draws, version
+        self._unread: set[str] = set()
         self.disagreeing: dict[str, str] = {}  # key of a result -> what its predictions do not give
         self._drawn: dict[str, tuple[Resampled, str] | None] = {}
         self._entries: dict[tuple[str, ...], Resampled | None] = {}
@@ -88,7 +89,13 @@ class Analyst:
     @lru_cache(maxsize=4)  # noqa: B019  (an analyst lives as long as one command)
     def _open(self, key: str, sha256: str) -> Predictions | None:
         found = verified_predictions(self.out / "predictions" / f"{key}.npz", sha256)
+        if found is None:
+            self._unread.add(key)
         return None if found is None else in_order(found)
+
+    def lasting(self, row: Any) -> bool:
+        """Whether what was found of a result holds until its files change by name: not where a file is damaged or disagrees."""
+        return row.key not in self._unread and not (self.has(row) and self._drawn.get(row.key, ()) is None)
 
     def _how(self, row: Any) -> tuple[Scorer, Protocol] | None:
         return scorer(row.task, row.protocol_hash) if row.metric else None
@@ -110,12 +117,14 @@ class Analyst:
         return same
 
     def _score(self, row: Any) -> tuple[Resampled, str] | None:
-        name = fingerprint([row.predictions, row.protocol_hash, row.spec["task_version"], row.metric, self.draws, INTERVAL])
+        kind = [self.version, INTERVAL, self.draws]
+        name = fingerprint([row.predictions, row.protocol_hash, row.spec["task_version"], row.metric, kind])
         path = self.out / "analysis" / f"{name}.npz"
         kept = _read_draws(path)
         if kept is not None:
             return kept
-        how, predictions = self._how(row), self._open(row.key, row.predictions)
+        how = self._how(row)
+        predictions = None if how is None else self._open(row.key, row.predictions)
         found = None if how is None or predictions is None else resample_metric(predictions, how, row.metric, self.draws)
         if found is None or predictions is None or np.isnan(found.value):
             return None
@@ -188,7 +197,8 @@ class Analyst:
         """Expected calibration error over the classes, with its bins; None where scores are no probabilities."""
         if row.task != "classification" or not self.has(row):
             return None
-        how, predictions = self._how(row), self._open(row.key, row.predictions)
+        how = self._how(row)
+        predictions = None if how is None else self._open(row.key, row.predictions)
         if how is None or predictions is None:
             return None
         chances = families().probabilities(predictions, row.task, how[1])

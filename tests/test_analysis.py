@@ -109,35 +109,6 @@ def test_without_predictions_or_draws_nothing_is_ranked_and_nothing_breaks(tmp_p
     assert len(analyse(tmp_path)["groups"]) == 2
 
 
-def test_a_worse_method_is_not_first_because_the_best_cannot_be_scored(tmp_path: Path) -> None:
-    best = noisy(tmp_path, "best", 0.3)
-    for name, noise in (("middle", 1.0), ("worst", 4.0)):
-        noisy(tmp_path, name, noise)
-    Store(tmp_path).predictions_path(best.key).unlink()
-    (group,) = analyse(tmp_path)["groups"]
-    assert (group["best"], group["pairs"]) == (None, [])
-    for line in group["entries"].values():
-        assert set(line.values()) == {None}
-    text = boards(tmp_path)["md"]
-    assert "> not ranked: best cannot be scored from its predictions" in text
-    assert "**0." not in text
-
-
-def test_a_score_that_was_edited_is_named_and_gives_no_ranking(tmp_path: Path) -> None:
-    noisy(tmp_path, "good", 0.3)
-    bad = noisy(tmp_path, "bad", 3.0)
-    assert analyse(tmp_path)["groups"][0]["reasons"] == []  # and kept in the file, which must not hide what comes
-    path = Store(tmp_path).result_path(bad.key)
-    whole = json.loads(path.read_text())
-    whole["metrics"]["auroc"] |= {"value": 0.9999, "low": 0.999, "high": 1.0}
-    path.write_text(json.dumps(whole))
-    text = boards(tmp_path)["md"]
-    (group,) = analyse(tmp_path)["groups"]
-    assert {line["rank"] for line in group["entries"].values()} == {None}
-    assert f"bad states auroc 0.9999, its predictions give {bad.metrics['auroc'].value}" in group["reasons"]
-    assert "bad states auroc 0.9999, its predictions give 0." in text
-
-
 def test_rows_that_one_method_lost_are_left_out_of_the_difference(tmp_path: Path) -> None:
     splits = noisy(tmp_path, "good", 0.3).spec.splits
     part = finish(tmp_path, "bad", predictions_of(3.0).take(np.arange(100)), splits=splits)
