@@ -117,7 +117,7 @@ def _group(analyst: Analyst, group: Any) -> dict[str, Any]:
         "reasons": _reasons(analyst, measured, unscored),
     }
     if not unscored and methods and analyst.draws:
-        made["pairs"] = _compared(analyst, [entry for entry, _ in scored], methods, entries)
+        _compare(analyst, [entry for entry, _ in scored], methods, made)
     return made
 
 
@@ -132,9 +132,16 @@ def _reasons(analyst: Analyst, measured: Sequence[Any], unscored: Sequence[Any])
     return told + [f"not ranked: {entry.label} cannot be scored from its predictions" for entry in unscored]
 
 
-def _compared(analyst: Analyst, scored: Sequence[Any], methods: Sequence[Any], entries: dict[str, Any]) -> list[dict[str, Any]]:
-    """Fills in the lines of a group's entries; returns its pairs. methods: from the best on."""
-    differences = {id(entry): analyst.difference(entry, methods[0]) for entry in scored if entry is not methods[0]}
+def _compare(analyst: Analyst, scored: Sequence[Any], methods: Sequence[Any], made: dict[str, Any]) -> None:
+    """Fills in the lines and pairs of a group. methods: from the best on."""
+    best, entries = methods[0], made["entries"]
+    differences = {id(entry): analyst.difference(entry, best) for entry in scored if entry is not best}
+    apart = [entry for entry in methods[1:] if differences[id(entry)] is None]
+    if apart:
+        why = "share no test row or name different patients"
+        made["reasons"] += [f"not ranked: {entry.label} and {best.label} {why}" for entry in apart]
+        made["best"] = None
+        return
     for entry in scored:
         found = differences.get(id(entry))
         line = {} if found is None else {"difference_to_best": cell(found), "p": _p(found)}
@@ -143,7 +150,7 @@ def _compared(analyst: Analyst, scored: Sequence[Any], methods: Sequence[Any], e
         _into(entries, entry, {"p_holm": corrected})
     for entry, places in _ranks(analyst, methods):
         _into(entries, entry, places)
-    return _pairs(analyst, methods[:PAIRED])
+    made["pairs"] = _pairs(analyst, methods[:PAIRED])
 
 
 _EMPTY = {"rank": None, "rank_low": None, "rank_high": None, "difference_to_best": None, "p": None, "p_holm": None}

@@ -87,9 +87,12 @@ def shared_rows(first: Predictions, second: Predictions) -> tuple[Predictions, P
     """Both in the same order of uids; methods that skipped other rows are compared on those that both have.
 
     Raises:
-        UserError: they share none.
+        UserError: they share none, or name another patient for one.
     """
     shared, left, right = np.intersect1d(first.uids, second.uids, return_indices=True)
     if len(shared) == 0:
         raise UserError("the two results share no test row")
+    other = np.flatnonzero(first.patients[left] != second.patients[right])
+    if len(other):
+        raise UserError(f"the two results name different patients for {len(other)} test rows, as {shared[other[0]]}")
     return first.take(left), second.take(right)

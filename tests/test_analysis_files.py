@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmark import analysis, analysis_rows
+from benchmark.statistics import Resampled
 from benchmark.store import Store
 from tests.finished import PROBE, finish, noisy, predictions_of
 from tests.test_analysis import analyse, boards
@@ -77,3 +80,24 @@ def test_a_strange_fingerprint_in_an_old_analysis_is_no_crash(tmp_path: Path) ->
         whole["groups"][0]["fingerprint"] = strange
         path.write_text(json.dumps(whole))
         assert analyse(tmp_path)["groups"][0]["best"] == good.key
+
+
+@pytest.mark.parametrize("patients", [120, 50, 60])
+def test_one_result_with_other_patients_breaks_no_report_and_is_not_paired(tmp_path: Path, patients: int) -> None:
+    """120: more patients; 50: fewer; 60: as many, in another order. All have the same rows."""
+    rows = predictions_of(0.5)
+    splits = finish(tmp_path, "good", rows).spec.splits
+    names = np.array([f"q{row % patients:03d}" for row in range(len(rows.uids))])
+    finish(tmp_path, "other", replace(predictions_of(0.9), patients=names), splits=splits)
+    text = boards(tmp_path)["md"]
+    (group,) = analyse(tmp_path)["groups"]
+    assert group["reasons"] == ["not ranked: other and good share no test row or name different patients"]
+    assert group["best"] is None
+    assert {item for line in group["entries"].values() for item in line.values()} == {None}
+    assert "name different patients" in text
+
+
+def test_a_difference_of_different_patients_is_refused() -> None:
+    first, second = (Resampled(0.5, np.zeros(3), np.zeros(patients), patients) for patients in (4, 5))
+    with pytest.raises(ValueError, match="different patients"):
+        _ = first - second
