@@ -146,15 +146,18 @@ def _only(titles: Sequence[str], name: str, side: _Side) -> str:
     return titles[0]
 
 
+def cell_of(spec: RunSpec) -> tuple[Any, ...]:
+    """What two results must share to be compared, as leaderboards.rows.Row.group_key has it."""
+    names = (spec.task, spec.task_version, spec.dataset, spec.dataset_version, spec.protocol, spec.protocol_hash)
+    return (*names, spec.label_fraction, tuple(sorted(spec.splits.items())))
+
+
 def _by_cell(side: _Side, name: str) -> dict[tuple[Any, ...], _Run]:
     found: dict[tuple[Any, ...], list[RunResult]] = {}
     for result in side.results:
         if name not in (result.spec.method, result.key, result.title):
             continue
-        spec = result.spec
-        splits = tuple(sorted(spec.splits.items()))
-        names = (spec.task, spec.task_version, spec.dataset, spec.dataset_version, spec.protocol, spec.protocol_hash)
-        cell = (*names, spec.label_fraction, splits)
+        spec, cell = result.spec, cell_of(result.spec)
         for other in found.setdefault(cell, []):
             if (other.spec.seed, other.spec.eval_seed) == (spec.seed, spec.eval_seed) or other.title != result.title:
                 raise UserError(
