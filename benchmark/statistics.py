@@ -39,6 +39,8 @@ class Resampled:
 
     def __sub__(self, other: Resampled) -> Resampled:
         """The difference on the same draws; both must be of the same patients with the same seed."""
+        if self.left_out.shape != other.left_out.shape:
+            raise ValueError("a difference of different patients")
         return Resampled(self.value - other.value, self.draws - other.draws, self.left_out - other.left_out, self.patients)
 
     @property
