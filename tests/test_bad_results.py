@@ -74,7 +74,7 @@ def planted(tmp_path: Path, where: tuple[str, ...], text: str) -> None:
         (("metrics", "auroc", "value"), "1" + 400 * "0", "of more than 300 digits in metrics"),
         (("cost", "seconds"), '{"fit": 1' + 400 * "0" + "}", "of more than 300 digits in cost"),
         (("cost", "peak_allocated_mib"), "1" + 400 * "0", "of more than 300 digits in cost"),
-        (("n_used",), "1" + 400 * "0", "of more than 300 digits in n_used"),
+        (("n_used",), "1" + 400 * "0", "of more than 300 digits in n"),
         (("metrics", "auroc", "low"), "0.25", "has half an interval"),
         (("metrics", "auroc", "high"), "0.25", "has half an interval"),
         (("spec", "method"), '"\\ud800"', "no Unicode"),

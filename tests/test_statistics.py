@@ -180,6 +180,30 @@ def test_p_is_below_5_percent_where_the_interval_excludes_0_and_nowhere_else(see
     assert (p < 0.05) == (low > 0 or high < 0)
 
 
+def tied_difference(seed: int, sign: int = 1) -> Resampled:
+    """Of two accuracies that differ in a tenth of 20 to 150 patients: many draws are exactly 0."""
+    generator = np.random.default_rng(seed)
+    answers = sign * generator.choice([-1.0, 0.0, 1.0], size=int(generator.choice([20, 60, 150])), p=[0.05, 0.9, 0.05])
+    names = np.arange(len(answers)).astype(str)
+    return resample(lambda weights: {"accuracy": weights @ answers / weights.sum(axis=1)}, names, 1000, 0)["accuracy"]
+
+
+def test_p_of_tied_draws_agrees_with_the_interval() -> None:
+    both = [(found.metric, p_value(found)) for found in map(tied_difference, range(300))]
+    kept = [(bounds(metric), p) for metric, p in both if metric.low is not None and p is not None]
+    held = [(p, low, high) for (low, high), p in kept if low <= 0 <= high]
+    outside = [p for (low, high), p in kept if not low <= 0 <= high]
+    assert len(held) > 200
+    assert len(outside) > 10
+    assert min(held)[0] >= 0.05 - 2 / 1000, min(held)  # 1,000 draws tell no less apart
+    assert max(outside) < 0.05 + 2 / 1000
+
+
+def test_p_of_tied_draws_does_not_depend_on_the_order_of_the_methods() -> None:
+    for seed in range(30):
+        assert p_value(tied_difference(seed)) == pytest.approx(p_value(tied_difference(seed, -1)))
+
+
 def test_p_goes_on_where_the_draws_end_and_is_symmetric() -> None:
     draws = np.random.default_rng(0).normal(0, 1, 500)
     left_out = np.linspace(-1, 1, 50)
