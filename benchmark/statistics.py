@@ -109,23 +109,29 @@ def bounds(resampled: Resampled) -> tuple[float | None, float | None]:
 def p_value(difference: Resampled) -> float | None:
     """Two-sided p of a difference of 0: one less the level of the BCa interval that 0 bounds; None where it is undefined.
 
-    Where no draw lies beyond 0, the normal tail goes on where the draws end.
+    Draws of exactly 0 count against rejection, as they do in the interval: the lower end passes 0 only beyond all of them, and
+    so does the upper end. Where no draw lies beyond 0, the normal tail goes on where the draws end.
     """
     draws = _defined(difference)
     if draws is None:
         return None
     if np.ptp(draws) == 0 and draws[0] == difference.value:
         return 1.0 if difference.value == 0 else SMALLEST_P
-    share = ((draws < 0).sum() + (draws == 0).sum() / 2) / len(draws)
+    above = 2 * ndtr(_at_zero(difference, draws, float((draws <= 0).mean())))
+    below = 2 * ndtr(-_at_zero(difference, draws, float((draws < 0).mean())))
+    return float(min(1.0, max(SMALLEST_P, min(above, below))))
+
+
+def _at_zero(difference: Resampled, draws: Array, share: float) -> float:
+    """The normal deviate whose BCa bound is 0, if this share of the draws lies below 0."""
     edge, spread = ndtri(1 / (len(draws) + 1)), float(np.std(draws, ddof=1))
     if share in (0.0, 1.0) and spread > 0:
         place = np.sign(share - 0.5) * max(-edge, abs(difference.value) / spread)
     else:
-        place = ndtri(np.clip(share, 1 / (len(draws) + 1), len(draws) / (len(draws) + 1)))
+        place = np.clip(ndtri(share), edge, -edge)
     bias, acceleration = _bias(difference.value, draws), _acceleration(difference.left_out)
     moved = place - bias
-    z = moved / max(1 + acceleration * moved, 1e-6) - bias
-    return float(min(1.0, max(SMALLEST_P, 2 * ndtr(-abs(z)))))
+    return float(moved / max(1 + acceleration * moved, 1e-6) - bias)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
