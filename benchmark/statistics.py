@@ -21,6 +21,7 @@ LEVEL = 0.95
 INTERVAL = "BCa bootstrap over patients"
 CHUNK = 4_000_000  # weights held at once
 SMALLEST_P = 1e-6  # the normal tail is not to be believed further out
+SAME = 1e-12  # values no further apart are equal: what is left is rounding
 BLOCKS = 200  # groups of patients at most that the jackknife leaves out in turn
 
 
@@ -39,13 +40,24 @@ class Resampled:
 
     def __sub__(self, other: Resampled) -> Resampled:
         """The difference on the same draws; both must be of the same patients with the same seed."""
-        return Resampled(self.value - other.value, self.draws - other.draws, self.left_out - other.left_out, self.patients)
+        value = float(_difference(np.array(self.value), np.array(other.value)))
+        draws, left_out = _difference(self.draws, other.draws), _difference(self.left_out, other.left_out)
+        return Resampled(value, draws, left_out, self.patients)
 
     @property
     def metric(self) -> Metric:
         """The value with its interval."""
         low, high = bounds(self)
         return Metric(None if np.isnan(self.value) else float(self.value), low, high, self.patients)
+
+
+def _difference(first: Array, second: Array) -> Array:
+    """The difference, exactly 0 where the two are equal but for rounding."""
+    return np.where(_same(first, second), 0.0, first - second)
+
+
+def _same(first: Array, second: Array | float) -> NDArray[np.bool_]:
+    return np.isclose(first, second, rtol=SAME, atol=SAME)
 
 
 def patient_weights(patients: NDArray[np.str_], draws: int, seed: int) -> Iterator[Array]:
@@ -96,7 +108,7 @@ def average(parts: Sequence[Resampled]) -> Resampled:
 
 
 def bounds(resampled: Resampled) -> tuple[float | None, float | None]:
-    """The 95 % BCa interval; None where the value or more than half of the draws are undefined."""
+    """The 95 % BCa interval; None where the value or more than half of the draws are undefined, and of a single patient."""
     draws = _defined(resampled)
     if draws is None:
         return None, None
@@ -115,10 +127,10 @@ def p_value(difference: Resampled) -> float | None:
     draws = _defined(difference)
     if draws is None:
         return None
-    if np.ptp(draws) == 0 and draws[0] == difference.value:
-        return 1.0 if difference.value == 0 else SMALLEST_P
-    above = 2 * ndtr(_at_zero(difference, draws, float((draws <= 0).mean())))
-    below = 2 * ndtr(-_at_zero(difference, draws, float((draws < 0).mean())))
+    if _same(draws, difference.value).all():
+        return 1.0 if abs(difference.value) <= SAME else SMALLEST_P
+    above = 2 * ndtr(_at_zero(difference, draws, float((draws <= SAME).mean())))
+    below = 2 * ndtr(-_at_zero(difference, draws, float((draws < -SAME).mean())))
     return float(min(1.0, max(SMALLEST_P, min(above, below))))
 
 
@@ -146,11 +158,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _defined(resampled: Resampled) -> Array | None:
     draws = resampled.draws[~np.isnan(resampled.draws)]
     few = len(draws) < max(2, len(resampled.draws) // 2)  # a class that most draws lack has no interval
-    return None if few or np.isnan(resampled.value) else draws
+    return None if few or resampled.patients < 2 or np.isnan(resampled.value) else draws  # one patient does not vary
 
 
 def _bias(value: float, draws: Array) -> float:
-    below = ((draws < value).sum() + (draws == value).sum() / 2) / len(draws)
+    tied = _same(draws, value)
+    below = ((draws[~tied] < value).sum() + tied.sum() / 2) / len(draws)
     return float(ndtri(np.clip(below, 1 / (len(draws) + 1), len(draws) / (len(draws) + 1))))
 
 
