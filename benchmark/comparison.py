@@ -76,9 +76,9 @@ class _Run:
         known = [item for item in found if item is not None]
         return fmean(known) if known else None
 
-    @property
-    def devices(self) -> set[str]:
-        return {_device(result) for result in self.results}
+    def devices(self, name: str) -> set[str]:
+        """Where a cost was measured."""
+        return {part.device for result in self.results for part in _measured(result, name)}
 
 
 def compare(out: Path, first: str, second: str, metric: str, draws: int) -> tuple[list[Comparison], list[str]]:
@@ -214,18 +214,17 @@ def _resampled(spec: RunSpec, own: Iterable[Predictions], metric: str, draws: in
     return average(known)
 
 
+def _measured(result: RunResult, name: str) -> list[Cost]:
+    """The parts of a run that a cost is of."""
+    parts = {"pretraining": (result.pretraining,), "evaluation": (result.cost,), "memory": (result.cost, result.pretraining)}
+    return [part for part in parts[name] if part is not None and (name != "memory" or getattr(part, MEMORY) is not None)]
+
+
 def _cost(result: RunResult, name: str) -> float | None:
-    cost: Cost | None = result.pretraining if name == "pretraining" else result.cost
-    if cost is None:
-        return None
-    if name != "memory":
-        return sum(cost.seconds.values()) or None
-    peaks = [getattr(part, MEMORY) for part in (result.cost, result.pretraining) if part is not None]
-    return max((peak for peak in peaks if peak is not None), default=None)
-
-
-def _device(result: RunResult) -> str:
-    return result.cost.device
+    found = _measured(result, name)
+    if name == "memory":
+        return max((getattr(part, MEMORY) for part in found), default=None)
+    return sum(sum(part.seconds.values()) for part in found) or None
 
 
 def _ratios(ours: _Run, theirs: _Run) -> dict[str, Ratio]:
@@ -234,7 +233,7 @@ def _ratios(ours: _Run, theirs: _Run) -> dict[str, Ratio]:
     for name in ("pretraining", "evaluation", "memory"):
         first, second = ours.cost(name), theirs.cost(name)
         if first is not None and second:
-            found[name] = Ratio(first / second, len(ours.devices | theirs.devices) > 1)
+            found[name] = Ratio(first / second, len(ours.devices(name) | theirs.devices(name)) > 1)
     return found
 
 

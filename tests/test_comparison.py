@@ -145,3 +145,19 @@ def test_runs_of_another_version_of_the_task_are_not_compared(tmp_path: Path) ->
     save(tmp_path, "good", 0.3)
     save(tmp_path, "bad", 3.0, task_version=2)
     assert compare(tmp_path, "good", "bad", "", 10) == ([], [])
+
+
+def test_pretrainings_on_other_devices_are_marked_though_both_were_evaluated_on_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = Cost(seconds={"fit": 2.0}, peak_allocated_mib=100.0, device="H100")
+    for name, device, peak in (("same", "H100", 300.0), ("other", "A100", 300.0), ("unmeasured", "A100", None)):
+        save(tmp_path, name, 0.5, cost=here, pretraining=Cost(seconds={"fit": 9.0}, peak_allocated_mib=peak, device=device))
+    save(tmp_path, "mine", 0.5, cost=here, pretraining=Cost(seconds={"fit": 3.0}, peak_allocated_mib=150.0, device="H100"))
+    marked = {}
+    for name in ("same", "other", "unmeasured"):
+        ((row,), _) = compare(tmp_path, "mine", name, "", 0)
+        marked[name] = {cost for cost, ratio in row.costs.items() if ratio.marked}
+    assert marked == {"same": set(), "other": {"pretraining", "memory"}, "unmeasured": {"pretraining"}}
+    assert main(["compare", "mine", "other", "--out", str(tmp_path), "--draws", "20"]) == 0
+    assert "x0.33*" in capsys.readouterr().out
