@@ -21,6 +21,7 @@ LEVEL = 0.95
 INTERVAL = "BCa bootstrap over patients"
 CHUNK = 4_000_000  # weights held at once
 SMALLEST_P = 1e-6  # the normal tail is not to be believed further out
+SAME = 1e-12  # values no further apart are equal: what is left is rounding
 BLOCKS = 200  # groups of patients at most that the jackknife leaves out in turn
 
 
@@ -39,13 +40,26 @@ class Resampled:
 
     def __sub__(self, other: Resampled) -> Resampled:
         """The difference on the same draws; both must be of the same patients with the same seed."""
-        return Resampled(self.value - other.value, self.draws - other.draws, self.left_out - other.left_out, self.patients)
+        if self.left_out.shape != other.left_out.shape:
+            raise ValueError("a difference of different patients")
+        value = float(_difference(np.array(self.value), np.array(other.value)))
+        draws, left_out = _difference(self.draws, other.draws), _difference(self.left_out, other.left_out)
+        return Resampled(value, draws, left_out, self.patients)
 
     @property
     def metric(self) -> Metric:
         """The value with its interval."""
         low, high = bounds(self)
         return Metric(None if np.isnan(self.value) else float(self.value), low, high, self.patients)
+
+
+def _difference(first: Array, second: Array) -> Array:
+    """The difference, exactly 0 where the two are equal but for rounding."""
+    return np.where(_same(first, second), 0.0, first - second)
+
+
+def _same(first: Array, second: Array | float) -> NDArray[np.bool_]:
+    return np.isclose(first, second, rtol=SAME, atol=SAME)
 
 
 def patient_weights(patients: NDArray[np.str_], draws: int, seed: int) -> Iterator[Array]:
@@ -96,7 +110,7 @@ def average(parts: Sequence[Resampled]) -> Resampled:
 
 
 def bounds(resampled: Resampled) -> tuple[float | None, float | None]:
-    """The 95 % BCa interval; None where the value or more than half of the draws are undefined."""
+    """The 95 % BCa interval; None where the value or more than half of the draws are undefined, and of a single patient."""
     draws = _defined(resampled)
     if draws is None:
         return None, None
@@ -109,23 +123,29 @@ def bounds(resampled: Resampled) -> tuple[float | None, float | None]:
 def p_value(difference: Resampled) -> float | None:
     """Two-sided p of a difference of 0: one less the level of the BCa interval that 0 bounds; None where it is undefined.
 
-    Where no draw lies beyond 0, the normal tail goes on where the draws end.
+    Draws of exactly 0 count against rejection, as they do in the interval: the lower end passes 0 only beyond all of them, and
+    so does the upper end. Where no draw lies beyond 0, the normal tail goes on where the draws end.
     """
     draws = _defined(difference)
     if draws is None:
         return None
-    if np.ptp(draws) == 0 and draws[0] == difference.value:
-        return 1.0 if difference.value == 0 else SMALLEST_P
-    share = ((draws < 0).sum() + (draws == 0).sum() / 2) / len(draws)
+    if _same(draws, difference.value).all():
+        return 1.0 if abs(difference.value) <= SAME else SMALLEST_P
+    above = 2 * ndtr(_at_zero(difference, draws, float((draws <= SAME).mean())))
+    below = 2 * ndtr(-_at_zero(difference, draws, float((draws < -SAME).mean())))
+    return float(min(1.0, max(SMALLEST_P, min(above, below))))
+
+
+def _at_zero(difference: Resampled, draws: Array, share: float) -> float:
+    """The normal deviate whose BCa bound is 0, if this share of the draws lies below 0."""
     edge, spread = ndtri(1 / (len(draws) + 1)), float(np.std(draws, ddof=1))
     if share in (0.0, 1.0) and spread > 0:
         place = np.sign(share - 0.5) * max(-edge, abs(difference.value) / spread)
     else:
-        place = ndtri(np.clip(share, 1 / (len(draws) + 1), len(draws) / (len(draws) + 1)))
+        place = np.clip(ndtri(share), edge, -edge)
     bias, acceleration = _bias(difference.value, draws), _acceleration(difference.left_out)
     moved = place - bias
-    z = moved / max(1 + acceleration * moved, 1e-6) - bias
-    return float(min(1.0, max(SMALLEST_P, 2 * ndtr(-abs(z)))))
+    return float(moved / max(1 + acceleration * moved, 1e-6) - bias)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -140,11 +160,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _defined(resampled: Resampled) -> Array | None:
     draws = resampled.draws[~np.isnan(resampled.draws)]
     few = len(draws) < max(2, len(resampled.draws) // 2)  # a class that most draws lack has no interval
-    return None if few or np.isnan(resampled.value) else draws
+    return None if few or resampled.patients < 2 or np.isnan(resampled.value) else draws  # one patient does not vary
 
 
 def _bias(value: float, draws: Array) -> float:
-    below = ((draws < value).sum() + (draws == value).sum() / 2) / len(draws)
+    tied = _same(draws, value)
+    below = ((draws[~tied] < value).sum() + tied.sum() / 2) / len(draws)
     return float(ndtri(np.clip(below, 1 / (len(draws) + 1), len(draws) / (len(draws) + 1))))
 
 

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 from typing import IO, Any
 
@@ -168,10 +169,22 @@ def fingerprint(value: object) -> str:
     return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def strict_json(text: str | bytes) -> Any:
+    """What a JSON text holds. Raises ValueError, also for NaN and for numbers that are read as infinite (1e999)."""
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(f"{text} is not finite")
+    return value
+
+
 def read_analysis(out: Path) -> dict[str, Any] | None:
     """What benchmark.analysis wrote to a folder of results; None where there is none of its schema that can be read."""
     try:
-        found = json.loads((out / ANALYSIS).read_bytes())
+        found = strict_json((out / ANALYSIS).read_bytes())
     except (OSError, ValueError):
         return None
     if not isinstance(found, dict) or found.get("schema") != ANALYSIS_SCHEMA:
@@ -217,6 +230,10 @@ class Store:
         """Where the state of a cell's fit lies until the cell has a result."""
         return self.root / "results" / f"{key}.fit.pt"
 
+    def examples_path(self, key: str) -> Path:
+        """Where a few answers of a cell lie to be looked at, texts and images included; of synthetic data only."""
+        return self.root / "examples" / f"{key}.json"
+
     def pretrained_folder(self, key: str) -> Path:
         """Where pretrained weights and their resumable state lie."""
         return self.root / "pretrained" / key
@@ -239,7 +256,7 @@ class Store:
     def read(self, key: str) -> RunResult | None:
         """The result of a cell, or None if there is none that can be read."""
         try:
-            return result_from_json(json.loads(self.result_path(key).read_text()))
+            return result_from_json(strict_json(self.result_path(key).read_text()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from tabulate import tabulate
 
-from leaderboards.rows import Entry, Group
+from leaderboards.row_labels import labels
+from leaderboards.rows import Entry, Group, Row
 from leaderboards.text import clean, number, percent, task_title
 
 
@@ -67,17 +69,30 @@ def averages(groups: Sequence[Group], methods: Sequence[str] = ()) -> tuple[Aver
 
 
 def _average(dataset: str, groups: Sequence[Group], methods: Sequence[str]) -> Average | None:
-    table = {_name(group): _scores(group, methods) for group in groups}
+    label_of, names = _labels(groups), _names(groups)
+    table = {group.first.group_key: _scores(group, label_of, methods) for group in groups}
     competing = tuple(dict.fromkeys(label for scores in table.values() for label in scores))
-    cells, left_out = {}, {}
+    cells, left_out, values = {}, {}, {label: dict[str, float]() for label in competing}
     for group in groups:
-        name, reason = _name(group), _refusal(group, table[_name(group)], competing)
+        key = group.first.group_key
+        reason = _refusal(group, table[key], competing)
         if reason:
-            left_out[name] = reason
-        else:
-            cells[name] = group.first.task
-    values = {label: {cell: table[cell][label] for cell in cells} for label in competing}
+            left_out[names[key]] = reason
+            continue
+        cells[names[key]] = group.first.task
+        for label in competing:
+            values[label][names[key]] = table[key][label]
     return Average(dataset=dataset, methods=competing, cells=cells, values=values, left_out=left_out) if competing else None
+
+
+def _names(groups: Sequence[Group]) -> dict[tuple[Any, ...], str]:
+    """The name of each group by its key, with the version of the task where the name alone would name two."""
+    plain = [_name(group) for group in groups]
+    told = [
+        name if plain.count(name) == 1 else f"{name}, {group.first.task} version {group.first.spec['task_version']}"
+        for name, group in zip(plain, groups, strict=True)
+    ]
+    return {group.first.group_key: name for group, name in zip(groups, _unique(told), strict=True)}
 
 
 def _name(group: Group) -> str:
@@ -86,17 +101,46 @@ def _name(group: Group) -> str:
     return f"{row.protocol}@{row.protocol_hash}{share}, {group.metric or 'no score'}"
 
 
-def _scores(group: Group, methods: Sequence[str]) -> dict[str, float]:
-    """The value of each method's line; a title with several lines keeps their labels."""
+def _unique(names: Sequence[str]) -> list[str]:
+    """The names, a second of the same letters with its number."""
+    found: list[str] = []
+    for name in names:
+        places = (name, *(f"{name} #{place}" for place in range(2, len(names) + 1)))
+        found.append(next(item for item in places if item not in found))
+    return found
+
+
+def _labels(groups: Sequence[Group]) -> Callable[[Entry], str]:
+    """Gives the label of a method's line, one for a variant over all groups: its title, with what tells it from its twins."""
+    counts = [Counter(entry.first.variant for entry in group.entries if entry.kind == "method") for group in groups]
+    # The same seed twice with other weights is two lines of a group: such a variant is told apart by its weights throughout.
+    split = {variant for count in counts for variant, lines in count.items() if lines > 1}
+
+    def line(entry: Entry) -> tuple[Any, ...]:
+        variant = entry.first.variant
+        return variant, tuple(row.spec["weights"] for row in entry.rows) if variant in split else ()
+
+    parts: dict[tuple[Any, ...], dict[int, Row]] = defaultdict(dict)
+    for entry in (entry for group in groups for entry in group.entries if entry.kind == "method"):
+        parts[line(entry)] |= {row.seed: row for row in entry.rows}
+    told = dict(zip(parts, _unique(labels([tuple(rows.values()) for rows in parts.values()])), strict=True))
+    return lambda entry: told[line(entry)]
+
+
+def _scores(group: Group, label: Callable[[Entry], str], methods: Sequence[str]) -> dict[str, float]:
+    """The value of each method's line under its label."""
     return {
-        entry.label: entry.value
+        label(entry): entry.value
         for entry in group.entries
-        if entry.kind == "method" and entry.value is not None and entry.first.metric == group.metric and _wanted(entry, methods)
+        if entry.kind == "method"
+        and entry.value is not None
+        and entry.first.metric == group.metric
+        and _wanted(entry, label(entry), methods)
     }
 
 
-def _wanted(entry: Entry, methods: Sequence[str]) -> bool:
-    return not methods or bool({entry.first.method, entry.first.title, entry.label} & set(methods))
+def _wanted(entry: Entry, label: str, methods: Sequence[str]) -> bool:
+    return not methods or bool({entry.first.method, entry.first.title, entry.label, label} & set(methods))
 
 
 def _refusal(group: Group, scores: Mapping[str, float], competing: Sequence[str]) -> str:

@@ -7,12 +7,11 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmark.store import write
+from benchmark.store import strict_json, write
 from leaderboards.csv_table import safe
 from leaderboards.text import clean
 
@@ -79,12 +78,12 @@ def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and isfinite(value)
+    return isinstance(value, int | float) and abs(value) < 1e300  # a larger one may be JSON, and no float
 
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
-        value = json.loads(path.read_text())
+        value = strict_json(path.read_text())
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from math import isfinite
 from pathlib import Path
 from types import NoneType
 from typing import Any, NoReturn
@@ -81,6 +80,7 @@ COST: Shape = {
     "batch_size": (int, NoneType),
     "device": _TEXT,
 }
+_LARGEST = 1e300  # JSON knows larger numbers; sums and ratios of them are not finite
 
 
 def load(folder: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
@@ -136,7 +136,25 @@ def fault(result: object) -> str | None:
     version = result.get("schema")
     if type(version) is int and version != SCHEMA:
         return f"has schema {version}, this version reads schema {SCHEMA}; run the cell again or use the version that wrote it"
-    return _of_shape(result, RESULT, "result") or _values(result)
+    return _unusable(result) or _of_shape(result, RESULT, "result") or _values(result)
+
+
+def _unusable(result: Mapping[str, Any]) -> str | None:
+    """A number too large for a computation (1e999 is JSON, and is read as infinity), anywhere in a result."""
+    waiting: list[tuple[str, Any]] = list(result.items())
+    while waiting:
+        name, item = waiting.pop()
+        if isinstance(item, dict):
+            waiting += [(name, part) for part in item.values()]
+        elif isinstance(item, list):
+            waiting += [(name, part) for part in item]
+        elif isinstance(item, int | float) and not abs(item) < _LARGEST:
+            return f"has a number that is not finite or of more than 300 digits in {name}; an undefined number is null"
+    return None
+
+
+def _encodable(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _of_shape(mapping: Mapping[str, Any], shape: Shape, where: str) -> str | None:
@@ -149,8 +167,6 @@ def _of_shape(mapping: Mapping[str, Any], shape: Shape, where: str) -> str | Non
         item = mapping[name]
         if type(item) not in types:
             return f"has a {type(item).__name__} as {where}.{name}; run the cell again"
-        if type(item) is float and not isfinite(item):
-            return f"has a number that is not finite as {where}.{name}; an undefined number is null"
     return None
 
 
@@ -169,14 +185,24 @@ def _values(result: Mapping[str, Any]) -> str | None:
 def _parts(result: Mapping[str, Any]) -> Iterable[str | None]:
     spec = result["spec"]
     yield _of_shape(spec, SPEC, "spec")
+    yield None if _encodable(json.dumps(spec, ensure_ascii=False)) else "has text in spec that is no Unicode (half a character)"
     yield None if all(type(item) is str for item in spec["splits"].values()) else "has a split digest that is not text in spec"
     for name in ("cost", "pretraining"):
         if (cost := result[name]) is not None:
             yield _of_shape(cost, COST, name)
-            finite = all(type(item) in _NUMBER and isfinite(item) for item in cost["seconds"].values())
-            yield None if finite else f"has a duration that is not a finite number in {name}.seconds; run the cell again"
+            numbers = all(type(item) in _NUMBER for item in cost["seconds"].values())
+            yield None if numbers else f"has a duration that is not a number in {name}.seconds; run the cell again"
     for name, metric in result["metrics"].items():
-        yield _of_shape(metric, METRIC, f"metrics[{name!r}]") if type(metric) is dict else f"has no value in metrics[{name!r}]"
+        yield _metric(metric, f"metrics[{name!r}]")
+
+
+def _metric(metric: object, where: str) -> str | None:
+    if type(metric) is not dict:
+        return f"has no value in {where}"
+    found = _of_shape(metric, METRIC, where)
+    if found is None and (metric["low"] is None) != (metric["high"] is None):
+        return f"has half an interval in {where}: low and high are both numbers or both null; run the cell again"
+    return found
 
 
 def _primary(result: Mapping[str, Any]) -> str | None:

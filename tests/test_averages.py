@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,66 @@ def test_other_splits_and_other_sets_are_never_averaged_together() -> None:
         *(result(0.2, changes={"method": name, "splits": {"test": split}}, title=name) for name in "ab" for split in ("x", "y"))
     )
     assert len(averages(groups)) == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"weights": "file:0123456789ab"}, {"precision": "bf16"}, {"config": {"stream": "double"}}, {"method_version": 2}]
+)
+def test_runs_of_one_title_that_differ_in_more_than_seeds_are_never_one_line(change: dict[str, Any]) -> None:
+    cells = (
+        result(0.2, changes={"method": "a"}, title="A"),
+        result(0.4, changes={"method": "a", **PROBE, **change}, title="A"),
+        *(result(0.6, changes={"method": "b", **cell}, title="B") for cell in ({}, PROBE)),
+    )
+    (found,) = averages(groups_of(*cells))
+    assert len(found.methods) == 3
+    assert len(set(found.methods)) == 3
+    assert sum(label.startswith("A (") for label in found.methods) == 2
+    assert found.cells == {}
+    (one,) = averages(groups_of(*cells, result(0.8, changes={"method": "a", **change}, title="A")), ("A", "b"))
+    assert list(one.cells) == ["pair@ab12cd34, R@10"]
+
+
+def test_seeds_of_other_cells_are_one_line() -> None:
+    (found,) = averages(
+        groups_of(
+            *(
+                result(0.2 + 0.1 * seed, changes={"method": "a", "seed": seed, "weights": f"w{seed}"}, title="A")
+                for seed in (0, 1)
+            ),
+            result(0.4, changes={"method": "a", "seed": 2, "weights": "w2", **PROBE}, title="A"),
+            *(result(0.6, changes={"method": "b", **cell}, title="B") for cell in ({}, PROBE)),
+        )
+    )
+    assert set(found.methods) == {"A", "B"}
+    assert found.overall("A") == pytest.approx((0.25 + 0.4) / 2)
+
+
+def test_the_same_seed_with_other_weights_keeps_its_lines_over_the_tasks() -> None:
+    (found,) = averages(
+        groups_of(
+            *(
+                result(value, changes={"method": "a", "weights": weights, **cell}, title="A")
+                for value, weights in ((0.2, "w1"), (0.8, "w2"))
+                for cell in ({}, PROBE)
+            )
+        )
+    )
+    assert sorted(found.overall(label) or 0 for label in found.methods) == pytest.approx([0.2, 0.8])
+
+
+def test_two_versions_of_a_task_are_two_cells() -> None:
+    (found,) = averages(
+        groups_of(
+            *(
+                result(value + 0.1 * version, changes={"method": name, "task_version": version}, title=name)
+                for name, value in (("A", 0.1), ("B", 0.5))
+                for version in (1, 2)
+            )
+        )
+    )
+    assert list(found.cells) == ["pair@ab12cd34, R@10, retrieval version 1", "pair@ab12cd34, R@10, retrieval version 2"]
+    assert found.overall("A") == pytest.approx(0.25)
 
 
 def test_the_means_stand_in_markdown_json_and_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

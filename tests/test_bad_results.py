@@ -53,6 +53,69 @@ def test_a_bad_result_is_left_out_in_one_sentence(
     assert sentence in line
 
 
+def planted(tmp_path: Path, where: tuple[str, ...], text: str) -> None:
+    """The result "bad" with some JSON text in the place of a value."""
+    spoil(tmp_path, "bad")
+    path = tmp_path / "results" / "bad.json"
+    value = part = json.loads(path.read_text())
+    for name in where[:-1]:
+        part = part[name]
+    part[where[-1]] = "@@"
+    path.write_text(json.dumps(value).replace('"@@"', text))
+
+
+@pytest.mark.parametrize(
+    ("where", "text", "sentence"),
+    [
+        (("notes", "x"), "1e999", "has a number that is not finite"),
+        (("notes", "x"), '[{"y": -1e999}]', "has a number that is not finite"),
+        (("spec", "config"), '{"a": 1e999}', "has a number that is not finite"),
+        (("metrics", "auroc", "value"), "1e999", "has a number that is not finite"),
+        (("metrics", "auroc", "value"), "1" + 400 * "0", "of more than 300 digits in metrics"),
+        (("cost", "seconds"), '{"fit": 1' + 400 * "0" + "}", "of more than 300 digits in cost"),
+        (("cost", "peak_allocated_mib"), "1" + 400 * "0", "of more than 300 digits in cost"),
+        (("n_used",), "1" + 400 * "0", "of more than 300 digits in n"),
+        (("metrics", "auroc", "low"), "0.25", "has half an interval"),
+        (("metrics", "auroc", "high"), "0.25", "has half an interval"),
+        (("spec", "method"), '"\\ud800"', "no Unicode"),
+    ],
+)
+def test_what_json_reads_and_python_cannot_use_keeps_one_file_away(
+    tmp_path: Path, where: tuple[str, ...], text: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noisy(tmp_path, "good", 0.5)
+    planted(tmp_path, where, text)
+    _, (line,) = report(tmp_path, capsys)
+    assert sentence in line
+    assert main(["report", "--out", str(tmp_path), "--draws", "20", "--format", "hf"]) == 0
+
+
+@pytest.mark.parametrize(("part", "text"), [("notes", '{"x": 1e999}'), ("n_used", "1" + 400 * "0"), ("method", '"\\ud800"')])
+def test_what_python_cannot_use_is_not_added(tmp_path: Path, part: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    key = noisy(tmp_path / "theirs", "theirs", 0.5).key
+    path = tmp_path / "sent.json"
+    assert main(["leaderboard", "pack", key, "--out", str(tmp_path / "theirs"), "--to", str(path)]) == 0
+    value = json.loads(path.read_text())
+    (value["result"]["spec"] if part == "method" else value["result"])[part] = "@@"
+    path.write_text(json.dumps(value).replace('"@@"', text))
+    assert main(["leaderboard", "add", str(path), "--out", str(tmp_path / "ours")]) == 1
+    assert "refused: sent.json" in capsys.readouterr().out
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize("text", ["1e999", "-1e999", "1" + 400 * "0"])
+def test_an_analysis_with_a_number_that_is_not_finite_keeps_no_board_away(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noisy(tmp_path, "good", 0.5)
+    report(tmp_path, capsys)
+    path = tmp_path / "analysis.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"level": "@@"}).replace('"@@"', text))
+    leaderboards.write_board(tmp_path)
+    assert "| good |" in (tmp_path / "leaderboard.md").read_text()
+    report(tmp_path, capsys)
+
+
 def test_half_written_files_and_temporaries_keep_nothing_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = noisy(tmp_path, "good", 0.5)
     whole = (tmp_path / "results" / f"{good.key}.json").read_text()

@@ -162,6 +162,7 @@ BROKEN: tuple[tuple[str, Any], ...] = (
     ("metrics", {"R@10": 0.5}),
     ("metrics", {"R@10": {"value": 0.5}}),
     ("metrics", {"R@10": {"value": "0.5", "low": None, "high": None, "n": 1}}),
+    ("metrics", {"R@10": {"value": 0.5, "low": 0.4, "high": None, "n": 1}}),
     ("cost", {"seconds": {}}),
     ("spec", {"method": "mcr"}),
     ("more", 1),

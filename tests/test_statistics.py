@@ -180,6 +180,52 @@ def test_p_is_below_5_percent_where_the_interval_excludes_0_and_nowhere_else(see
     assert (p < 0.05) == (low > 0 or high < 0)
 
 
+def tied_difference(seed: int, sign: int = 1) -> Resampled:
+    """Of two accuracies that differ in a tenth of 20 to 150 patients: many draws are exactly 0."""
+    generator = np.random.default_rng(seed)
+    answers = sign * generator.choice([-1.0, 0.0, 1.0], size=int(generator.choice([20, 60, 150])), p=[0.05, 0.9, 0.05])
+    names = np.arange(len(answers)).astype(str)
+    return resample(lambda weights: {"accuracy": weights @ answers / weights.sum(axis=1)}, names, 1000, 0)["accuracy"]
+
+
+def test_p_of_tied_draws_agrees_with_the_interval() -> None:
+    both = [(found.metric, p_value(found)) for found in map(tied_difference, range(300))]
+    kept = [(bounds(metric), p) for metric, p in both if metric.low is not None and p is not None]
+    held = [(p, low, high) for (low, high), p in kept if low <= 0 <= high]
+    outside = [p for (low, high), p in kept if not low <= 0 <= high]
+    assert len(held) > 200
+    assert len(outside) > 10
+    assert min(held)[0] >= 0.05 - 2 / 1000, min(held)  # 1,000 draws tell no less apart
+    assert max(outside) < 0.05 + 2 / 1000
+
+
+def test_p_of_tied_draws_does_not_depend_on_the_order_of_the_methods() -> None:
+    for seed in range(30):
+        assert p_value(tied_difference(seed)) == pytest.approx(p_value(tied_difference(seed, -1)))
+
+
+def test_one_patient_has_neither_an_interval_nor_a_p() -> None:
+    scores = np.random.default_rng(0).random(50)
+    found = resample(lambda weights: {"mean": metrics.mean(scores, weights)}, np.full(50, "unknown"), 200, 0)["mean"]
+    assert (found.metric.value, found.metric.low, found.metric.high) == (pytest.approx(scores.mean()), None, None)
+    assert p_value(found) is None
+
+
+def test_rounding_is_no_difference() -> None:
+    constant = Resampled(1e-17, np.full(1000, 1.2e-17), np.zeros(200), 200)
+    assert p_value(constant) == 1.0
+    draws = np.random.default_rng(0).random(1000)
+    first, second = Resampled(0.3, draws, draws[:200], 200), Resampled(0.1 + 0.2, draws * (1 + 2e-16), draws[:200], 200)
+    difference = second - first
+    assert second.value != first.value
+    assert (difference.metric.value, difference.metric.low, difference.metric.high) == (0.0, 0.0, 0.0)
+    assert p_value(difference) == 1.0
+    noise = np.where(draws < 0.3, np.where(draws < 0.15, -1e-17, 1e-17), draws)  # ties but for rounding
+    tied = np.where(draws < 0.3, 0.0, draws)
+    found = [p_value(Resampled(0.3, item, np.linspace(0.2, 0.4, 200), 200)) for item in (noise, tied)]
+    assert found[0] == found[1]
+
+
 def test_p_goes_on_where_the_draws_end_and_is_symmetric() -> None:
     draws = np.random.default_rng(0).normal(0, 1, 500)
     left_out = np.linspace(-1, 1, 50)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from benchmark.store import strict_json
 
 SCHEMA = 1
 _PARTS = ("subgroups", "calibration")
@@ -28,11 +29,7 @@ def read_analysis(out: Path) -> tuple[dict[str, Any] | None, str]:
 
 def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises OSError, ValueError (also for NaN and infinities) or RecursionError."""
-    return json.loads(path.read_bytes().decode(), parse_constant=_refuse)
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is not JSON")
+    return strict_json(path.read_bytes().decode())
 
 
 def of_entry(mapping: object, keys: tuple[str, ...]) -> Any:
