@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command. Returns its exit status: 0 done, 1 something failed, 2 the request was wrong, 130 interrupted, 75 stopped
-    by SIGTERM or SIGUSR1 with its state saved, to be started again (EX_TEMPFAIL of sysexits.h).
+    by SIGTERM, SIGUSR1 or SIGUSR2 with its state saved, to be started again (EX_TEMPFAIL of sysexits.h).
     """
     arguments = parser().parse_args(argv)
     try:

@@ -15,7 +15,7 @@ from benchmark.analysis_rows import Analyst, cell
 from benchmark.statistics import INTERVAL, LEVEL, Resampled, holm, p_value
 from benchmark.store import ANALYSIS, ANALYSIS_SCHEMA, fingerprint, read_analysis, write
 
-VERSION = 1  # raise it whenever the same files give another analysis
+VERSION = 2  # raise it whenever the same files give another analysis
 METHOD = f"{INTERVAL}; paired on the same draws; Holm against the best of each rank group"
 PAIRED = 20  # methods of a group, from the best on, that are compared each with each
 
@@ -27,8 +27,8 @@ def write_analysis(out: Path, groups: Sequence[Any], draws: int, progress: bool 
         groups: leaderboards.rows.Group. draws: of the bootstrap; 0 leaves out whatever needs it.
     """
     before = read_analysis(out) or {}
-    analyst = Analyst(out, draws)
-    kept_groups = {group.get("fingerprint"): group for group in before.get("groups", ())}
+    analyst = Analyst(out, draws, VERSION)
+    kept_groups = {str(group.get("fingerprint") or ""): group for group in before.get("groups", ())}
     kept = {name: before.get(name, {}) for name in ("sources", "subgroups", "calibration")}
     work = _work(analyst, groups, kept_groups, kept)
     analyst.begin(sum(len(group.rows) for group, _ in work if group is not None), progress)
@@ -38,7 +38,7 @@ def write_analysis(out: Path, groups: Sequence[Any], draws: int, progress: bool 
     }  # fmt: skip
     for group in groups:
         mark = _fingerprint(analyst, group)
-        found["groups"].append(kept_groups.get(mark) or {**_group(analyst, group), "fingerprint": mark})
+        found["groups"].append(kept_groups.get(mark) or _marked(analyst, group, mark))
         for row in group.rows:
             if row.role == "method" and row.status == "ok":
                 _of_result(analyst, row, kept, found)
@@ -47,6 +47,12 @@ def write_analysis(out: Path, groups: Sequence[Any], draws: int, progress: bool 
     if found != before:
         write(out / ANALYSIS, text.encode())
     return found
+
+
+def _marked(analyst: Analyst, group: Any, mark: str) -> dict[str, Any]:
+    """A group's analysis; without its mark, so never kept, where a file of predictions is there and was of no use."""
+    made = _group(analyst, group)
+    return {**made, "fingerprint": mark if all(analyst.lasting(row) for row in group.rows) else ""}
 
 
 def _work(
@@ -59,7 +65,11 @@ def _work(
 
 def _fingerprint(analyst: Analyst, group: Any) -> str:
     """Changes whenever the analysis of a group may."""
-    members = [[row.key, row.predictions, row.metric, row.title, analyst.has(row)] for row in group.rows if row.status == "ok"]
+    members = [
+        [row.key, row.predictions, row.metric, row.value, row.title, analyst.has(row)]
+        for row in group.rows
+        if row.status == "ok"
+    ]
     return fingerprint([VERSION, METHOD, analyst.draws, members])
 
 
@@ -70,11 +80,12 @@ def _of_result(analyst: Analyst, row: Any, kept: Mapping[str, Any], found: dict[
         found["per_class"][row.key] = classes
     seen = f"{analyst.has(row)} {analyst.subjects_mark(row)}"
     mark = f"{VERSION} {INTERVAL} {analyst.draws} {row.predictions} {row.metric} {seen}"
-    found["sources"][row.key] = mark
     for name, make in (("subgroups", analyst.subgroups), ("calibration", analyst.calibration)):
         part = kept[name].get(row.key) if kept["sources"].get(row.key) == mark else make(row)
         if part:
             found[name][row.key] = part
+    if kept["sources"].get(row.key) == mark or analyst.lasting(row):
+        found["sources"][row.key] = mark
 
 
 def _per_class(row: Any) -> dict[str, dict[str, Any]]:
@@ -88,25 +99,50 @@ def _per_class(row: Any) -> dict[str, dict[str, Any]]:
 
 
 def _group(analyst: Analyst, group: Any) -> dict[str, Any]:
-    """Differences to the best method, rank groups, and all pairs of the first methods."""
+    """Differences to the best method, rank groups, and all pairs of the first methods; none where a method cannot be scored."""
     measured = [entry for entry in group.entries if entry.kind in ("method", "reference")]
-    known = [(entry, analyst.entry(entry)) for entry in measured if entry.first.metric == group.metric]
+    known = [(entry, analyst.entry(entry) if entry.first.metric == group.metric else None) for entry in measured]
     sign = 1 if group.higher_is_better else -1
     scored = [(entry, found) for entry, found in known if found is not None]
     methods = [entry for entry, _ in sorted(scored, key=lambda pair: -sign * pair[1].value) if entry.kind == "method"]
     entries = {row.key: dict(_EMPTY) for entry in measured for row in entry.rows}
-    made = {
+    unscored = [entry for entry, found in known if found is None and entry.kind == "method"]
+    made: dict[str, Any] = {
         "group": _plain_key(group.first.group_key),
         "metric": group.metric,
         "higher_is_better": group.higher_is_better,
-        "best": methods[0].first.key if methods else None,
+        "best": methods[0].first.key if methods and not unscored else None,
         "entries": entries,
         "pairs": [],
+        "reasons": _reasons(analyst, measured, unscored),
     }
-    if not methods or not analyst.draws:
-        return made
-    differences = {id(entry): analyst.difference(entry, methods[0]) for entry, _ in scored if entry is not methods[0]}
-    for entry, _ in scored:
+    if not unscored and methods and analyst.draws:
+        _compare(analyst, [entry for entry, _ in scored], methods, made)
+    return made
+
+
+def _reasons(analyst: Analyst, measured: Sequence[Any], unscored: Sequence[Any]) -> list[str]:
+    """What does not match, and why there is no ranking."""
+    told = [
+        f"{entry.label} {analyst.disagreeing[row.key]}"
+        for entry in measured
+        for row in entry.rows
+        if row.key in analyst.disagreeing
+    ]
+    return told + [f"not ranked: {entry.label} cannot be scored from its predictions" for entry in unscored]
+
+
+def _compare(analyst: Analyst, scored: Sequence[Any], methods: Sequence[Any], made: dict[str, Any]) -> None:
+    """Fills in the lines and pairs of a group. methods: from the best on."""
+    best, entries = methods[0], made["entries"]
+    differences = {id(entry): analyst.difference(entry, best) for entry in scored if entry is not best}
+    apart = [entry for entry in methods[1:] if differences[id(entry)] is None]
+    if apart:
+        why = "share no test row or name different patients"
+        made["reasons"] += [f"not ranked: {entry.label} and {best.label} {why}" for entry in apart]
+        made["best"] = None
+        return
+    for entry in scored:
         found = differences.get(id(entry))
         line = {} if found is None else {"difference_to_best": cell(found), "p": _p(found)}
         _into(entries, entry, line)
@@ -115,7 +151,6 @@ def _group(analyst: Analyst, group: Any) -> dict[str, Any]:
     for entry, places in _ranks(analyst, methods):
         _into(entries, entry, places)
     made["pairs"] = _pairs(analyst, methods[:PAIRED])
-    return made
 
 
 _EMPTY = {"rank": None, "rank_low": None, "rank_high": None, "difference_to_best": None, "p": None, "p_holm": None}

@@ -29,6 +29,7 @@ from benchmark.types import Predictions, Protocol
 Floats = NDArray[np.float64]
 BINS = 10  # of equal width, of the calibration
 FEWEST = 10  # patients of a subgroup below which it has no score
+TOLERANCE = 1e-9  # of a metric, relative above 1: another order of sums
 AGES = (0, 40, 60, 80)  # years, where the age groups begin
 
 
@@ -43,11 +44,13 @@ class Analyst:
     """Scores results of one folder again, each once.
 
     Args:
-        out: the folder of --out. draws: of the bootstrap.
+        out: the folder of --out. draws: of the bootstrap. version: of the analysis; another one takes no draws of this one.
     """
 
-    def __init__(self, out: Path, draws: int) -> None:
-        self.out, self.draws = out, draws
+    def __init__(self, out: Path, draws: int, version: int) -> None:
+        self.out, self.draws, self.version = out, draws, version
+        self._unread: set[str] = set()
+        self.disagreeing: dict[str, str] = {}  # key of a result -> what its predictions do not give
         self._drawn: dict[str, tuple[Resampled, str] | None] = {}
         self._entries: dict[tuple[str, ...], Resampled | None] = {}
         self._subjects: dict[Path, Subjects] = {}
@@ -86,7 +89,13 @@ class Analyst:
     @lru_cache(maxsize=4)  # noqa: B019  (an analyst lives as long as one command)
     def _open(self, key: str, sha256: str) -> Predictions | None:
         found = verified_predictions(self.out / "predictions" / f"{key}.npz", sha256)
+        if found is None:
+            self._unread.add(key)
         return None if found is None else in_order(found)
+
+    def lasting(self, row: Any) -> bool:
+        """Whether what was found of a result holds until its files change by name: not where a file is damaged or disagrees."""
+        return row.key not in self._unread and not (self.has(row) and self._drawn.get(row.key, ()) is None)
 
     def _how(self, row: Any) -> tuple[Scorer, Protocol] | None:
         return scorer(row.task, row.protocol_hash) if row.metric else None
@@ -94,18 +103,28 @@ class Analyst:
     def _of_row(self, row: Any) -> tuple[Resampled, str] | None:
         """The primary metric of a result, and a mark of its rows and patients; None where it cannot be scored."""
         if row.key not in self._drawn:
-            self._drawn[row.key] = self._score(row) if self.has(row) else None
+            found = self._score(row) if self.has(row) else None
+            self._drawn[row.key] = found if found is None or self._agrees(row, found[0].value) else None
             if self._bar is not None:
                 self._bar.update()
         return self._drawn[row.key]
 
+    def _agrees(self, row: Any, again: float) -> bool:
+        """Whether a result states what its predictions give."""
+        same = row.value is not None and abs(again - row.value) <= TOLERANCE * max(1.0, abs(again))
+        if not same:
+            self.disagreeing[row.key] = f"states {row.metric} {row.value}, its predictions give {again}"
+        return same
+
     def _score(self, row: Any) -> tuple[Resampled, str] | None:
-        name = fingerprint([row.predictions, row.protocol_hash, row.spec["task_version"], row.metric, self.draws, INTERVAL])
+        kind = [self.version, INTERVAL, self.draws]
+        name = fingerprint([row.predictions, row.protocol_hash, row.spec["task_version"], row.metric, kind])
         path = self.out / "analysis" / f"{name}.npz"
         kept = _read_draws(path)
         if kept is not None:
             return kept
-        how, predictions = self._how(row), self._open(row.key, row.predictions)
+        how = self._how(row)
+        predictions = None if how is None else self._open(row.key, row.predictions)
         found = None if how is None or predictions is None else resample_metric(predictions, how, row.metric, self.draws)
         if found is None or predictions is None or np.isnan(found.value):
             return None
@@ -178,7 +197,8 @@ class Analyst:
         """Expected calibration error over the classes, with its bins; None where scores are no probabilities."""
         if row.task != "classification" or not self.has(row):
             return None
-        how, predictions = self._how(row), self._open(row.key, row.predictions)
+        how = self._how(row)
+        predictions = None if how is None else self._open(row.key, row.predictions)
         if how is None or predictions is None:
             return None
         chances = families().probabilities(predictions, row.task, how[1])

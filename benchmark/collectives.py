@@ -7,6 +7,7 @@ means over processes too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -108,6 +109,11 @@ def numbers(value: int, device: torch.device) -> list[int]:
     every[rank()] = value
     distributed.all_reduce(every)
     return [int(item) for item in every.tolist()]
+
+
+def agree(text: str, device: torch.device) -> bool:
+    """Whether every process has the same text."""
+    return len(set(numbers(int.from_bytes(sha256(text.encode()).digest()[:7], "big"), device))) == 1
 
 
 def mean_of(values: Sequence[float], device: torch.device) -> list[float]:

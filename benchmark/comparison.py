@@ -146,14 +146,18 @@ def _only(titles: Sequence[str], name: str, side: _Side) -> str:
     return titles[0]
 
 
+def cell_of(spec: RunSpec) -> tuple[Any, ...]:
+    """What two results must share to be compared, as leaderboards.rows.Row.group_key has it."""
+    names = (spec.task, spec.task_version, spec.dataset, spec.dataset_version, spec.protocol, spec.protocol_hash)
+    return (*names, spec.label_fraction, tuple(sorted(spec.splits.items())))
+
+
 def _by_cell(side: _Side, name: str) -> dict[tuple[Any, ...], _Run]:
     found: dict[tuple[Any, ...], list[RunResult]] = {}
     for result in side.results:
         if name not in (result.spec.method, result.key, result.title):
             continue
-        spec = result.spec
-        splits = tuple(sorted(spec.splits.items()))
-        cell = (spec.dataset, spec.dataset_version, splits, spec.protocol, spec.protocol_hash, spec.label_fraction)
+        spec, cell = result.spec, cell_of(result.spec)
         for other in found.setdefault(cell, []):
             if (other.spec.seed, other.spec.eval_seed) == (spec.seed, spec.eval_seed) or other.title != result.title:
                 raise UserError(
@@ -169,9 +173,7 @@ def _compare(ours: _Run, theirs: _Run, metric: str, draws: int) -> Comparison:
     if metric not in ours.results[0].metrics:
         raise UserError(f"{spec.protocol} has no metric {metric!r}; it has {', '.join(ours.results[0].metrics)}")
     everything = [[_predictions(run.store, result) for result in run.results] for run in (ours, theirs)]
-    first, second = (
-        _resampled(spec, part, other[0], metric, draws) for part, other in (everything, list(reversed(everything)))
-    )
+    first, second = (_resampled(spec, part, metric, draws) for part in _on_shared_rows(everything))
     difference = first - second
     return Comparison(
         dataset=spec.dataset,
@@ -193,11 +195,19 @@ def _predictions(store: Store, result: RunResult) -> Predictions:
     return in_order(read_predictions(store.predictions_path(result.key)))
 
 
-def _resampled(spec: RunSpec, own: Iterable[Predictions], other: Predictions, metric: str, draws: int) -> Resampled:
-    """The seeds of one side on the rows that the other has too."""
+def _on_shared_rows(sides: Sequence[Sequence[Predictions]]) -> list[list[Predictions]]:
+    """The seeds of both sides on the rows that all of them have. Raises UserError: there are none, or patients differ."""
+    shared = sides[0][0]
+    for item in (item for side in sides for item in side):
+        shared = shared_rows(shared, item)[0]
+    return [[shared_rows(item, shared)[0] for item in side] for side in sides]
+
+
+def _resampled(spec: RunSpec, own: Iterable[Predictions], metric: str, draws: int) -> Resampled:
+    """The seeds of one side together."""
     how = scorer(spec.task, spec.protocol_hash)
     assert how is not None  # asked for before
-    found = [resample_metric(shared_rows(item, other)[0], how, metric, draws) for item in own]
+    found = [resample_metric(item, how, metric, draws) for item in own]
     known = [item for item in found if item is not None]
     if len(known) < len(found):
         raise UserError(f"predictions of {spec.protocol} do not give {metric}; run the cell again")

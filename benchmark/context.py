@@ -28,6 +28,7 @@ class Context:
         cache: folder of decoded pixels. batch_size: images at once at inference; halved, and noted, when memory runs out.
         eval_seed: of subsets, folds and heads. draws: of the bootstrap. notes: facts that go into the result.
         state: the file by which a fit that was killed goes on; None: it starts again.
+        examples: the file for a few answers to look at; None: they are of real data, and none may be written.
         track: live trackers of a pretraining, of benchmark.tracking.
     """
 
@@ -40,6 +41,7 @@ class Context:
     eval_seed: int = 0
     draws: int = 1000
     state: Path | None = None
+    examples: Path | None = None
     progress: bool = True
     track: tuple[str, ...] = ()
     meter: Meter = field(default_factory=Meter)

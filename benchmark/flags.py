@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from benchmark.data.dataset import Dataset
 from benchmark.data.families import overlaps, saw_test
-from benchmark.plan import Cell
 from benchmark.types import Predictions, Protocol, RunResult, Scalar
+
+if TYPE_CHECKING:
+    from benchmark.data.dataset import Dataset
+    from benchmark.plan import Cell
 
 
 def flags_of(cell: Cell, data: Dataset, predictions: Predictions) -> tuple[str, ...]:

@@ -83,34 +83,43 @@ def pretrain(method: Any, data: Dataset, spec: PretrainSpec, recipe: Recipe, fol
     Raises:
         UserError: the loss became NaN or infinite (step and uids named), too few rows, too little memory, a process that was
             lost, or a folder of other settings.
-        Stopped: SIGTERM or SIGUSR1 came; the state was saved.
+        Stopped: SIGTERM, SIGUSR1 or SIGUSR2 came; the state was saved, if there was a step.
     """
-    accelerator_of(context.device, recipe)
-    done = _finished(folder, context.device)
-    if done is not None and done.key != spec.key:
+    with faults.listening() as bell:
+        accelerator_of(context.device, recipe)
+        if not collectives.agree(spec.key, context.device):
+            raise UserError(
+                f"process {collectives.rank()} has other settings or data than another ({spec.key}); give all the same"
+            )
+        done = _finished(folder, context.device)
+        if done is not None:
+            return _loaded(method, done, spec, folder, context)
+        loop = _Loop(method, data, spec, recipe, folder, context)
+        context.meter.start()
+        with context.meter.phase("pretrain"):
+            loop.run(bell)
+        context.meter.stop()
+        loop.trainer.finish()
+        record = loop.record()
+        if collectives.rank() == 0:
+            store.write_json(folder / "config.json", {"spec": spec, "name": method.name, "version": method.version})
+            if getattr(method, "tokenizer", None) is not None:
+                store.write(folder / "tokenizer.json", method.tokenizer.to_str().encode())
+            record = replace(record, sha256=weights.save_module(folder / "model.safetensors", method))
+            store.write_json(folder / "record.json", record)
+            state.remove(folder)
+        collectives.wait()
+        return record
+
+
+def _loaded(method: Any, done: Pretrained, spec: PretrainSpec, folder: Path, context: Context) -> Pretrained:
+    """The finished folder, its weights in the method, in process 0: nothing is scored in others."""
+    if done.key != spec.key:
         raise UserError(f"{folder} holds another pretraining ({done.key}); move it away")
-    if done is not None:
-        if collectives.rank() > 0:
-            return done  # nothing is scored there
+    if collectives.rank() == 0:
         weights.apply(method, weights.load(folder / "model.safetensors", done.sha256), f"pretrained folder {folder}")
         method.to(context.device).eval()
-        return done
-    loop = _Loop(method, data, spec, recipe, folder, context)
-    context.meter.start()
-    with context.meter.phase("pretrain"):
-        loop.run()
-    context.meter.stop()
-    loop.trainer.finish()
-    record = loop.record()
-    if collectives.rank() == 0:
-        store.write_json(folder / "config.json", {"spec": spec, "name": method.name, "version": method.version})
-        if getattr(method, "tokenizer", None) is not None:
-            store.write(folder / "tokenizer.json", method.tokenizer.to_str().encode())
-        record = replace(record, sha256=weights.save_module(folder / "model.safetensors", method))
-        store.write_json(folder / "record.json", record)
-        state.remove(folder)
-    collectives.wait()
-    return record
+    return done
 
 
 class _Loop:
@@ -123,12 +132,13 @@ class _Loop:
         self.first, self.earlier = state.restore(folder, self.key, self.trainer)
         self.waited: list[tuple[float, float]] = []  # seconds of a step, and those of them until its batch was there
 
-    def run(self) -> None:
+    def run(self, bell: faults.Bell) -> None:
+        bell.early = False
         meter, steps, name = self.context.meter, self.recipe.steps, self.trainer.method.name
         meter.params, meter.batch_size = count_parameters(self.trainer.method), self.loader.batch_size
         log = StepLog(self.folder / "log.jsonl", self.first) if self.main else None
         with (
-            self.explained(), faults.listening() as bell, self.context.progress_bar(steps, f"pretrain {name}") as bar,
+            self.explained(), self.context.progress_bar(steps, f"pretrain {name}") as bar,
             tracked(self.context.track if self.main else (), f"{name}-{self.key}", self.folder, plain(self.spec)) as track,
         ):  # fmt: skip
             meter.gmacs = self.trainer.gmacs(*self.loader.batch(0))
@@ -149,6 +159,7 @@ class _Loop:
                 if index + 1 < steps and (leaving or self.due()):
                     self.save(index + 1)
                 if leaving and index + 1 < steps:
+                    collectives.wait()  # or the scheduler ends process 0, which is still writing, when the others have left
                     raise Stopped(f"{bell.name or 'a signal'}: stopped after step {index}; the same command goes on from here")
 
     @contextmanager
@@ -156,7 +167,7 @@ class _Loop:
         """What torch raises for want of memory or of another process, as a UserError."""
         try:
             yield
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if faults.is_out_of_memory(error):
                 trainer = self.trainer
                 raise faults.out_of_memory(trainer.method.name, self.recipe, self.loader.own, trainer.separable) from error

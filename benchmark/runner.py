@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,7 @@ class Runner:
             eval_seed=cell.spec.eval_seed,
             batch_size=self.options.batch_size,
             state=self.store.fit_path(cell.spec.key),
+            examples=self.store.examples_path(cell.spec.key) if data.synthetic else None,
         )
         try:
             context.meter.start()
@@ -194,9 +196,7 @@ class Runner:
         return result
 
     def _scored(self, cell: Cell, predictions: Predictions, draws: int, meter: Meter) -> RunResult:
-        def score(weight: Any) -> Any:
-            return cell.task.score(predictions, cell.protocol, weight)
-
+        score = partial(cell.task.score, predictions, cell.protocol)
         with meter.phase("score"):
             found = with_intervals(score, predictions.patients, draws, cell.spec.eval_seed)
         used, skipped = len(np.unique(predictions.uids)), predictions.skipped

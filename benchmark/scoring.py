@@ -44,6 +44,29 @@ def scorer(task: str, protocol_hash: str) -> tuple[Scorer, Protocol] | None:
     return None if protocol is None else (family.score, protocol)
 
 
+@cache
+def checks() -> Any:
+    """The module that says of the suite's own families what a result from elsewhere is checked by."""
+    return import_module("tasks.checks")
+
+
+def task_version(task: str) -> int:
+    """The current version of a family, of this suite or of another package. Raises UserError: it is not known."""
+    versions = checks().VERSIONS
+    return int(versions[task] if task in versions else import_module("tasks").TASKS.load(task)().version)
+
+
+def flags_of_scores(task: str, predictions: Predictions, protocol: Protocol) -> tuple[str, ...]:
+    """The flags of a protocol, and "degenerate" and "partial" where predictions are."""
+    if task in checks().VERSIONS:
+        found, same = checks().flags(task, protocol), checks().degenerate(task, predictions, protocol)
+    else:
+        family = import_module("tasks").TASKS.load(task)()
+        found = family.flags(protocol) if hasattr(family, "flags") else ()
+        same = hasattr(family, "degenerate") and family.degenerate(predictions, protocol)
+    return (*found, *(("degenerate",) if same else ()), *(("partial",) if predictions.skipped else ()))
+
+
 def score_of(predictions: Predictions, how: tuple[Scorer, Protocol], metric: str = "") -> Score:
     """The metrics of predictions as a function of the weights (R, N); one of them alone where it is named."""
     score, protocol = how
@@ -87,9 +110,12 @@ def shared_rows(first: Predictions, second: Predictions) -> tuple[Predictions, P
     """Both in the same order of uids; methods that skipped other rows are compared on those that both have.
 
     Raises:
-        UserError: they share none.
+        UserError: they share none, or name another patient for one.
     """
     shared, left, right = np.intersect1d(first.uids, second.uids, return_indices=True)
     if len(shared) == 0:
         raise UserError("the two results share no test row")
+    other = np.flatnonzero(first.patients[left] != second.patients[right])
+    if len(other):
+        raise UserError(f"the two results name different patients for {len(other)} test rows, as {shared[other[0]]}")
     return first.take(left), second.take(right)

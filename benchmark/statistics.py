@@ -40,6 +40,8 @@ class Resampled:
 
     def __sub__(self, other: Resampled) -> Resampled:
         """The difference on the same draws; both must be of the same patients with the same seed."""
+        if self.left_out.shape != other.left_out.shape:
+            raise ValueError("a difference of different patients")
         value = float(_difference(np.array(self.value), np.array(other.value)))
         draws, left_out = _difference(self.draws, other.draws), _difference(self.left_out, other.left_out)
         return Resampled(value, draws, left_out, self.patients)

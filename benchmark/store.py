@@ -230,6 +230,10 @@ class Store:
         """Where the state of a cell's fit lies until the cell has a result."""
         return self.root / "results" / f"{key}.fit.pt"
 
+    def examples_path(self, key: str) -> Path:
+        """Where a few answers of a cell lie to be looked at, texts and images included; of synthetic data only."""
+        return self.root / "examples" / f"{key}.json"
+
     def pretrained_folder(self, key: str) -> Path:
         """Where pretrained weights and their resumable state lie."""
         return self.root / "pretrained" / key

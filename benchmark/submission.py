@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from benchmark.errors import UserError
-from benchmark.scoring import score_of, scorer
+from benchmark.scoring import flags_of_scores, score_of, scorer, task_version
 from benchmark.statistics import INTERVAL, with_intervals
 from benchmark.store import Store, predictions_from_bytes, result_from_json
 from benchmark.types import Metric, Predictions, RunResult, plain
@@ -24,6 +24,7 @@ SCHEMA = 1
 KIND = "benchmark submission"
 FLAG = "submitted"  # its costs were measured elsewhere and cannot be checked
 DRAWS = 1000
+RECOMPUTED = ("degenerate", "partial", "trivial", "unchecked")  # flags that are made here, whatever a file says
 LARGEST = 4 * 1024**3  # bytes of predictions, unpacked
 TOLERANCE = 1e-9  # of a metric, relative above 1: another order of sums
 
@@ -68,6 +69,7 @@ def checked(value: Mapping[str, Any], data: bytes) -> RunResult:
         UserError: whatever does not match, in words that follow a file's name.
     """
     result = result_from_json(value)
+    _text_of(result)
     if result.key != result.spec.key:
         raise UserError(f"has the key {result.key!r}, and its spec has {result.spec.key!r}; the spec was changed")
     if result.status != "ok" or result.role != "method":
@@ -80,14 +82,33 @@ def checked(value: Mapping[str, Any], data: bytes) -> RunResult:
             f"is of {result.spec.protocol}@{result.spec.protocol_hash}, which this version does not have; "
             "add it with the version that made it"
         )
+    if how[1].name != result.spec.protocol:
+        raise UserError(f"names the protocol {result.spec.protocol!r}, and its hash is that of {how[1].name!r}")
+    current = task_version(result.spec.task)
+    if current != result.spec.task_version:
+        raise UserError(
+            f"is of {result.spec.task} in version {result.spec.task_version}, this suite has version {current}; "
+            "run the cell again"
+        )
     if how[1].primary != result.primary or how[1].higher_is_better != result.higher_is_better:
         raise UserError(f"ranks by {result.primary!r}, and {result.spec.protocol} by {how[1].primary!r}")
     predictions = _predictions(data)
-    made = _scored(result, predictions, how)
+    made, found = _scored(result, predictions, how)
     _compare(result, made, predictions)
-    flags = tuple(dict.fromkeys((*result.flags, FLAG)))
+    stated = [flag for flag in result.flags if flag not in RECOMPUTED]
+    flags = tuple(dict.fromkeys((*stated, *found, FLAG)))
     notes = {**result.notes, "draws": _draws(result), "interval": INTERVAL}
     return replace(result, metrics=made, flags=flags, notes=notes)
+
+
+def _text_of(result: RunResult) -> str:
+    """What the store will write. Raises UserError where that is no JSON or no text."""
+    try:
+        text = json.dumps(plain(result), allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError("has a number that is not finite, or text that is none; pack it again") from error
+    return text
 
 
 def _predictions(data: bytes) -> Predictions:
@@ -106,12 +127,14 @@ def _draws(result: RunResult) -> int:
     return found if type(found) is int and 0 < found <= 10 * DRAWS else DRAWS
 
 
-def _scored(result: RunResult, predictions: Predictions, how: Any) -> dict[str, Metric]:
+def _scored(result: RunResult, predictions: Predictions, how: Any) -> tuple[dict[str, Metric], tuple[str, ...]]:
+    """Metrics and flags."""
     if len(predictions.uids) == 0 or len(np.unique(predictions.uids)) != len(predictions.uids):
         raise UserError("has no prediction, or several of one image; pack it again")
     try:
         score = score_of(predictions, how)
-        return with_intervals(score, predictions.patients, _draws(result), result.spec.eval_seed)
+        made = with_intervals(score, predictions.patients, _draws(result), result.spec.eval_seed)
+        return made, flags_of_scores(result.spec.task, predictions, how[1])
     except (KeyError, ValueError, IndexError, TypeError) as error:
         raise UserError(f"has predictions that {result.spec.protocol} cannot score; run the cell again") from error
 
@@ -150,6 +173,7 @@ def add(store: Store, result: RunResult, data: bytes) -> bool:
         raise UserError(
             f"has the key {result.key} of a result in {store.root} with other predictions; add it to another folder with --out"
         )
+    _text_of(result)  # before anything is written: predictions without a result would stay behind
     store.save_predictions_bytes(result.key, data)
     store.save(result)
     return True

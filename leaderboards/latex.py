@@ -50,6 +50,7 @@ def _table(group: Group) -> str:
         kind = entry.kind
         lines.append(_line(_cells(entry, group, more)))
     lines += [r"\bottomrule", r"\end{tabular}}"]
+    lines += [rf"\par\footnotesize {escape(reason)}" for reason in group.reasons]
     lines += [rf"\par\footnotesize {escape(DEVICES)}"] if several_devices(group) else []
     lines += [
         f"\\par\\footnotesize {escape(f'{e.label}: {e.first.status}, {e.first.reason}')}"

@@ -45,7 +45,8 @@ def _section(group: Group) -> list[str]:
     place = head.index("Method")
     lines = [_line(head), _line(["---:"] * place + ["---", *["---:"] * (len(head) - 2 - place), "---"], raw=True)]
     lines += [_line(_cells(entry, group, more), raw=True) for entry in group.entries]
-    marks = [f"> {DEVICES}"] if several_devices(group) else []
+    marks = [f"> {escape(reason)}" for reason in group.reasons]
+    marks += [f"> {DEVICES}"] if several_devices(group) else []
     banners = [f"> **{escape(banner)}**" for banner in group.banners]
     return [f"### {escape(subtitle(group))}", *banners, *marks, "\n".join(lines)]
 

@@ -18,6 +18,7 @@ from leaderboards.markdown import markdown
 from leaderboards.page import html_page
 from leaderboards.page.analysis import read_analysis
 from leaderboards.page.curves import read_curves
+from leaderboards.page.examples import read_examples
 from leaderboards.rows import Entry, Group, Row, group_rows, make_row, with_standings
 from leaderboards.schema import SCHEMA, load
 from leaderboards.text import EMPTY, arrow, clean, duration, gib, interval, number, percent, rate, score
@@ -60,7 +61,7 @@ def write_groups(
         "csv": lambda: csv_table(ordered, standings),
         "tex": lambda: latex(groups, refused),
         "json": lambda: json_board(groups, refused),
-        "html": lambda: html_page(groups, refused, analysis, read_curves(out)),
+        "html": lambda: html_page(groups, refused, analysis, read_curves(out), read_examples(out, groups)),
     }
     paths = {name: out / f"leaderboard.{name}" for name in makers}
     for name, make in makers.items():

@@ -14,7 +14,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from leaderboards.row_labels import labels
-from leaderboards.standings import Lines, Standing, by_group, lines_of, standing
+from leaderboards.standings import Lines, Standing, by_group, lines_of, reasons_of, standing
 
 TASKS = ("retrieval", "zeroshot", "classification", "segmentation", "detection")
 BANNERS = {
@@ -160,6 +160,7 @@ class Group:
 
     rows: tuple[Row, ...]
     entries: tuple[Entry, ...]
+    reasons: tuple[str, ...] = ()  # why it has no ranking
 
     @property
     def first(self) -> Row:
@@ -250,14 +251,16 @@ def group_rows(rows: Iterable[Row]) -> tuple[Group, ...]:
 def with_standings(groups: Iterable[Group], analysis: Mapping[str, Any] | None) -> tuple[Group, ...]:
     """The groups with the ranks of an analysis of the same folder; those whose results have changed since get none."""
     analysed = by_group(analysis)
-    return tuple(_ranked(group, analysed) if analysed else group for group in groups)
+    return tuple(
+        _ranked(group, analysed, reasons_of(analysis, group.first.group_key)) if analysed else group for group in groups
+    )
 
 
-def _ranked(group: Group, analysed: Mapping[str, Lines]) -> Group:
+def _ranked(group: Group, analysed: Mapping[str, Lines], reasons: tuple[str, ...]) -> Group:
     measured = (row.key for row in group.rows if row.status == "ok" and row.value is not None)
     lines = lines_of(analysed, group.first.group_key, measured)
     entries = (replace(entry, standing=standing(lines.get(entry.first.key))) for entry in group.entries)
-    return Group(rows=group.rows, entries=tuple(entries)) if lines else group
+    return Group(rows=group.rows, entries=tuple(entries), reasons=reasons) if lines else group
 
 
 def _group(rows: Sequence[Row]) -> Group:

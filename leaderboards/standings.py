@@ -40,6 +40,14 @@ def by_group(analysis: Mapping[str, Any] | None) -> Mapping[str, Lines]:
     return {json.dumps(group.get("group")): group["entries"] for group in whole}
 
 
+def reasons_of(analysis: Mapping[str, Any] | None, key: Iterable[Any]) -> tuple[str, ...]:
+    """Why a group has no ranking, or what in it does not match its predictions."""
+    text = json.dumps(list(key))
+    groups = [group for group in (analysis or {}).get("groups", ()) if isinstance(group, dict)]
+    found = next((group.get("reasons") for group in groups if json.dumps(group.get("group")) == text), None)
+    return tuple(map(str, found)) if isinstance(found, list) else ()
+
+
 def lines_of(analysed: Mapping[str, Lines], key: Iterable[Any], present: Iterable[str]) -> Lines:
     """The lines of one group; none where it was analysed with other results than are present now."""
     lines = analysed.get(json.dumps(list(key)), {})

@@ -60,12 +60,6 @@ def references(predictions: Predictions, data: Dataset, protocol: Protocol) -> M
     return {"random ranking": _predictions(records, np.zeros((len(records), len(records)), np.float32), ())}
 
 
-def degenerate(predictions: Predictions) -> bool:
-    """True where half of the queries of a direction tie with most candidates: a collapsed encoder."""
-    ties = [predictions.arrays[f"{direction}_ties"] for direction in DIRECTIONS]
-    return any(len(tied) > 2 and np.median(tied) > len(tied) / 2 for tied in ties)
-
-
 def _rows(data: Dataset, protocol: Protocol) -> tuple[Record, ...]:
     rows = one_class_rows(data, protocol, "test")
     return tuple(record for record, text in zip(rows, data.texts(rows, protocol.text), strict=True) if text)

@@ -15,7 +15,7 @@ from benchmark.context import Context
 from benchmark.data.dataset import Dataset
 from benchmark.features import embed_towers
 from benchmark.types import SPLITS, Predictions, Protocol, Record
-from tasks import multiclass
+from tasks import checks, multiclass
 from tasks.classes import of_protocol
 from tasks.degenerate import REFERENCE_KINDS
 from tasks.heads.finetune import FineTuning
@@ -53,7 +53,7 @@ class Classification(LabelScores):
     """
 
     name: ClassVar[str] = "classification"
-    version: ClassVar[int] = 2  # 2: features of the tower, before any projection
+    version: ClassVar[int] = checks.VERSIONS["classification"]
     needs: ClassVar[frozenset[str]] = frozenset()
     reference_kinds: ClassVar[Mapping[str, str]] = REFERENCE_KINDS
 
@@ -103,9 +103,7 @@ class Classification(LabelScores):
 
     def degenerate(self, predictions: Predictions, protocol: Protocol) -> bool:
         """True where no class has two different scores, or where every row gets the same one class."""
-        if asks_for_one_class(protocol):
-            return multiclass.degenerate(predictions)
-        return super().degenerate(predictions, protocol)
+        return checks.degenerate("classification", predictions, protocol)
 
 
 @dataclass(frozen=True, slots=True)

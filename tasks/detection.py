@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from benchmark.errors import Unsupported, UserError
 from benchmark.types import Predictions, Protocol, Record
+from tasks import checks
 from tasks.degenerate import REFERENCE_KINDS
-from tasks.detection_rows import collapsed, guesses, n_clipped, priors, rows_with_boxes
+from tasks.detection_rows import guesses, n_clipped, priors, rows_with_boxes
 from tasks.heads.fit import cap_rows, names_of
 from tasks.protocols_dense import DETECTION
 from tasks.published import detection as published
@@ -36,7 +37,7 @@ class Detection:
     """
 
     name: ClassVar[str] = "detection"
-    version: ClassVar[int] = 3  # 3: boxes are clipped to the image, whose size is kept; 2: maps of five depths
+    version: ClassVar[int] = checks.VERSIONS["detection"]
     needs: ClassVar[frozenset[str]] = frozenset({"dense"})
     reference_kinds: ClassVar[Mapping[str, str]] = REFERENCE_KINDS
 
@@ -87,7 +88,7 @@ class Detection:
 
     def degenerate(self, predictions: Predictions, protocol: Protocol) -> bool:
         """True where no image has a detection, or all images have the same ones."""
-        return collapsed(predictions.arrays)
+        return checks.degenerate("detection", predictions, protocol)
 
     def references(self, predictions: Predictions, data: Dataset, protocol: Protocol) -> Mapping[str, Predictions]:
         """No box at all, and on every image a box in the middle, or the mean training box, of each class."""

@@ -13,7 +13,6 @@ from benchmark import metrics
 from benchmark.data.dataset import Dataset
 from benchmark.errors import Unsupported
 from benchmark.types import Predictions, Protocol, Record, Scalar
-from tasks.degenerate import flat_scores
 from tasks.scoring import score_labels
 
 
@@ -118,7 +117,3 @@ class LabelScores:
     def references(self, predictions: Predictions, data: Dataset, protocol: Protocol) -> Mapping[str, Predictions]:
         """As `constant_references`."""
         return constant_references(predictions, data, protocol)
-
-    def degenerate(self, predictions: Predictions, protocol: Protocol) -> bool:
-        """True where no class has two different scores but for 1 % of the images; one image alone tells nothing."""
-        return flat_scores(predictions.arrays["scores"])

@@ -19,7 +19,6 @@ from benchmark.data.dataset import Dataset
 from benchmark.errors import Unsupported
 from benchmark.types import Predictions, Protocol, Record
 from tasks.classes import class_of, of_protocol, one_class_rows
-from tasks.degenerate import almost, commonest_share
 from tasks.prompts import PHRASE_GRIDS, drawn
 from tasks.similarity import has_own_rule, own_class_scores, similarities
 
@@ -133,8 +132,3 @@ def references(predictions: Predictions, data: Dataset, protocol: Protocol) -> M
         )
         for name, answer in answers.items()
     }
-
-
-def degenerate(predictions: Predictions) -> bool:
-    """True where every row, but for 1 % of them, gets the same answer."""
-    return almost(commonest_share(predictions.arrays["predicted"]))

@@ -72,12 +72,6 @@ def references(predictions: Predictions) -> Mapping[str, Predictions]:
     return {"random ranking": replace(predictions, arrays=made | {"targets": predictions.arrays["targets"]}, skipped=())}
 
 
-def degenerate(predictions: Predictions) -> bool:
-    """True where half of the queries tie with most candidates: a collapsed encoder."""
-    ties, total = predictions.arrays["ties"], predictions.arrays["right"][:, 1]
-    return bool(np.median(ties / total) > 0.5 and total.max() > 2)
-
-
 @dataclass(frozen=True, slots=True)
 class _Query:
     """One query: its class as a column, a name and a unit of resampling; an image, or a text."""

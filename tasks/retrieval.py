@@ -17,12 +17,13 @@ from benchmark.data.dataset import Dataset
 from benchmark.errors import Unsupported
 from benchmark.features import embed_images, embed_texts
 from benchmark.types import Features, Predictions, Protocol, Record, digest
-from tasks import class_match, query_match
+from tasks import checks, class_match, query_match
 from tasks.degenerate import REFERENCE_KINDS
+from tasks.examples import write_examples
 from tasks.protocols import RETRIEVAL
 from tasks.published import retrieval as published
 from tasks.ranking import BlockScores, Floats, Ints, Part, PooledScores, Scores, rank
-from tasks.scoring import DIRECTIONS, asks_by_query, by_pair, score_retrieval
+from tasks.scoring import DIRECTIONS, asks_by_query, score_retrieval
 
 CONTROLLED = 10_000  # pairs at most that are ranked by a wrong pairing too
 PROBED = 64  # rows by which a method's similarity is compared with the inner product
@@ -38,7 +39,7 @@ class Retrieval:
     """
 
     name: ClassVar[str] = "retrieval"
-    version: ClassVar[int] = 3  # 3: reciprocal ranks
+    version: ClassVar[int] = checks.VERSIONS["retrieval"]
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
     reference_kinds: ClassVar[Mapping[str, str]] = REFERENCE_KINDS
 
@@ -76,7 +77,13 @@ class Retrieval:
         pool = protocol.setting("pool")
         context.notes |= {"pool": len(records) if pool == "full" else pool, "distinct_texts": len(distinct)}
         with context.meter.phase("predict"), torch.inference_mode():
-            return _predictions(records, _scores(method, images, reports, records, owner), owner, protocol, skipped)
+            scores = _scores(method, images, reports, records, owner)
+            predictions = _predictions(records, scores, owner, protocol, skipped)
+        if pool == "full":
+            candidates = len(distinct) if protocol.setting("match") == "unique-text" else len(records)
+            ranks = (owner, predictions.arrays["i2t"])
+            write_examples((data, records, distinct), scores, ranks, method.input, context, candidates)
+        return predictions
 
     def score(self, predictions: Predictions, protocol: Protocol, weights: metrics.Array) -> Mapping[str, metrics.Array]:
         """As tasks.scoring.score_retrieval."""
@@ -113,14 +120,7 @@ class Retrieval:
 
     def degenerate(self, predictions: Predictions, protocol: Protocol) -> bool:
         """True where half of the queries tie with most of the pool: a collapsed encoder."""
-        if protocol.setting("match") == "class":
-            return class_match.degenerate(predictions)
-        if asks_by_query(protocol):
-            return query_match.degenerate(predictions)
-        tied = by_pair(predictions.arrays["i2t"], lambda _above, ties, _right: ties)
-        pool = protocol.setting("pool")
-        others = (len(tied) if pool == "full" else pool) - 1
-        return bool(others > 1 and np.nanmedian(tied) > others / 2)
+        return checks.degenerate("retrieval", predictions, protocol)
 
 
 def _pairs(data: Dataset, protocol: Protocol) -> tuple[Record, ...]:

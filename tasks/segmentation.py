@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from benchmark.errors import Unsupported, UserError
 from benchmark.types import Predictions, Protocol
-from tasks.degenerate import REFERENCE_KINDS, almost
+from tasks import checks
+from tasks.degenerate import REFERENCE_KINDS
 from tasks.heads.fit import cap_rows
 from tasks.protocols_dense import SEGMENTATION
 from tasks.published import segmentation as published
 from tasks.scoring import score_segmentation
 from tasks.segmentation_masks import as_many_negatives, canvases, rows_with_masks, trivial_rows, with_a_target
-from tasks.segmentation_scores import PREDICTED, TARGET, VALID
 
 if TYPE_CHECKING:
     from benchmark.context import Context
@@ -31,7 +31,7 @@ class Segmentation:
     """
 
     name: ClassVar[str] = "segmentation"
-    version: ClassVar[int] = 2  # 2: vision transformers give maps of five depths
+    version: ClassVar[int] = checks.VERSIONS["segmentation"]
     needs: ClassVar[frozenset[str]] = frozenset({"dense"})
     reference_kinds: ClassVar[Mapping[str, str]] = REFERENCE_KINDS
 
@@ -80,9 +80,4 @@ class Segmentation:
 
     def degenerate(self, predictions: Predictions, protocol: Protocol) -> bool:
         """True where all masks but 1 % are predicted empty, or full, and the true ones are not."""
-        counts = predictions.arrays["counts"]
-        predicted, valid, target = counts[..., PREDICTED], counts[..., VALID], np.nan_to_num(counts[..., TARGET])
-        found: list[bool] = []
-        for answer, truth in ((predicted == 0, target == 0), (predicted == valid, target == valid)):
-            found.append(bool(answer.all()) or (almost(answer.mean()) and not almost(truth.mean())))
-        return any(found)
+        return checks.degenerate("segmentation", predictions, protocol)

@@ -19,7 +19,7 @@ from benchmark.context import Context
 from benchmark.data.dataset import Dataset
 from benchmark.features import embed_images, embed_texts
 from benchmark.types import Features, Predictions, Protocol, Record
-from tasks import multiclass
+from tasks import checks, multiclass
 from tasks.classes import of_protocol
 from tasks.degenerate import REFERENCE_KINDS
 from tasks.labels import LabelScores, check_labels, label_predictions, labelled_rows
@@ -36,7 +36,7 @@ class ZeroShot(LabelScores):
     """
 
     name: ClassVar[str] = "zeroshot"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = checks.VERSIONS["zeroshot"]
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
     reference_kinds: ClassVar[Mapping[str, str]] = REFERENCE_KINDS
 
@@ -82,14 +82,11 @@ class ZeroShot(LabelScores):
 
     def degenerate(self, predictions: Predictions, protocol: Protocol) -> bool:
         """True where no class has two different scores, or where every row gets the same one class."""
-        if asks_for_one_class(protocol):
-            return multiclass.degenerate(predictions)
-        return super().degenerate(predictions, protocol)
+        return checks.degenerate("zeroshot", predictions, protocol)
 
     def flags(self, protocol: Protocol) -> tuple[str, ...]:
         """("transductive",) where a row's answer depends on the other test rows."""
-        normalisation = dict(protocol.settings).get("normalisation", "none")
-        return ("transductive",) if normalisation == "z-score over test images" else ()
+        return checks.flags("zeroshot", protocol)
 
     def _prompt_features(self, method: Any, data: Dataset, protocol: Protocol, context: Context) -> tuple[Tensor, Tensor]:
         """Positive and negative prompts of each class, each (K, T, D), normalised."""

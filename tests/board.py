@@ -180,6 +180,32 @@ def _calibration(rng: np.random.Generator) -> dict[str, Any]:
     return {"ece": {"value": abs(bend - 1) / 8, "low": None, "high": None, "n": 430}, "bins": bins}
 
 
+def examples(found: list[RunResult], report: str = "Clear lungs, study {}.") -> dict[str, dict[str, Any]]:
+    """Key -> the file of retrieval examples, for every result of retrieval on the phantom."""
+    image = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+    made = {}
+    for number, item in enumerate(found):
+        if item.role == "method" and item.status == "ok" and item.spec.task == "retrieval" and "phantom" in item.flags:
+            above, queries = number % 4, []
+            for query in range(6):
+                others = [query if place == above else 100 * place + number for place in range(3)]
+                found_for = [
+                    {"report": report.format(other), "score": 0.9 - place / 8, "right": place == above}
+                    for place, other in enumerate(others)
+                ]
+                own = {"uid": f"phantom-{query:04d}", "report": report.format(query), "rank": 1 + above, "tied": 0}
+                queries.append({**own, "image": image, "found": found_for})
+            made[item.key] = {"schema": 1, "candidates": 430, "queries": queries}
+    return made
+
+
+def save_examples(out: Path, made: dict[str, dict[str, Any]]) -> None:
+    """Writes the files as `run` does."""
+    (out / "examples").mkdir(parents=True, exist_ok=True)
+    for key, item in made.items():
+        (out / "examples" / f"{key}.json").write_text(json.dumps(item))
+
+
 def curves(found: list[RunResult]) -> dict[str, Any]:
     """The curves.json of invented pretrainings of these results."""
     runs = {}

@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmark.store import Store
 from benchmark.types import Metric, Predictions, Protocol, RunResult, RunSpec, digest
+from tasks.checks import VERSIONS
 from tasks.protocols import CLASSIFICATION, ZERO_SHOT
 
 CLASSES = ("Edema", "Pneumonia")
@@ -38,7 +39,7 @@ def finish(
 
     splits = {"test": digest([len(predictions.uids), len(set(predictions.patients))], 8)}
     spec = RunSpec(
-        method=method, method_version=1, config={}, weights="seed", task=protocol.task, task_version=1,
+        method=method, method_version=1, config={}, weights="seed", task=protocol.task, task_version=VERSIONS[protocol.task],
         protocol=protocol.name, protocol_hash=protocol.hash, dataset="toy", dataset_version="1", splits=splits,
         label_fraction=1.0, seed=seed, eval_seed=0, precision="fp32",
     )  # fmt: skip

@@ -96,14 +96,14 @@ def test_seeds_are_averaged_within_each_draw(tmp_path: Path) -> None:
 
 
 def test_without_predictions_or_draws_nothing_is_ranked_and_nothing_breaks(tmp_path: Path) -> None:
-    good, bad = noisy(tmp_path, "good", 0.3), noisy(tmp_path, "bad", 3.0)
+    _, bad = noisy(tmp_path, "good", 0.3), noisy(tmp_path, "bad", 3.0)
     (group,) = analyse(tmp_path, 0)["groups"]
     assert {line["rank"] for line in group["entries"].values()} == {None}
     path = Store(tmp_path).predictions_path(bad.key)
     path.write_bytes(path.read_bytes()[:100])
     (group,) = analyse(tmp_path)["groups"]
-    assert group["entries"][bad.key]["rank"] is None
-    assert group["entries"][good.key]["rank"] == 1
+    assert group["best"] is None
+    assert {line["rank"] for line in group["entries"].values()} == {None}
     path.unlink()
     noisy(tmp_path, "old", 0.1, protocol_hash="01234567")
     assert len(analyse(tmp_path)["groups"]) == 2

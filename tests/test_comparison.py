@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmark.__main__ import main
@@ -117,6 +119,32 @@ def test_costs_are_ratios_and_those_of_other_devices_are_marked(tmp_path: Path, 
     assert row.costs["evaluation"].marked
     assert main(["compare", "slow", "laptop", "--out", str(tmp_path), "--draws", "20"]) == 0
     assert "x0.50*" in capsys.readouterr().out
+
+
+def test_rows_that_any_seed_lacks_are_left_out_of_both_sides(tmp_path: Path) -> None:
+    rows = predictions_of(0.5)
+    part = rows.take(np.flatnonzero(rows.patients != "p000"))
+    splits = finish(tmp_path, "one", rows).spec.splits
+    finish(tmp_path, "two", rows, splits=splits)
+    finish(tmp_path, "two", part, seed=1, splits=splits)
+    for first, second in (("two", "one"), ("one", "two")):
+        ((row,), _) = compare(tmp_path, first, second, "", 200)
+        assert row.difference.n == 59
+        assert (row.difference.value, row.difference.low, row.difference.high) == (0.0, 0.0, 0.0)
+
+
+def test_runs_that_name_different_patients_for_a_row_are_refused(tmp_path: Path) -> None:
+    rows = predictions_of(0.5)
+    splits = finish(tmp_path, "one", rows).spec.splits
+    finish(tmp_path, "two", replace(rows, patients=rows.patients[::-1]), splits=splits)
+    with pytest.raises(UserError, match="different patients for 120 test rows"):
+        compare(tmp_path, "one", "two", "", 10)
+
+
+def test_runs_of_another_version_of_the_task_are_not_compared(tmp_path: Path) -> None:
+    save(tmp_path, "good", 0.3)
+    save(tmp_path, "bad", 3.0, task_version=2)
+    assert compare(tmp_path, "good", "bad", "", 10) == ([], [])
 
 
 def test_pretrainings_on_other_devices_are_marked_though_both_were_evaluated_on_one(

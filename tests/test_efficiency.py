@@ -23,6 +23,7 @@ from benchmark.efficiency.record import Record
 from benchmark.efficiency.step import Bench, NotMeasured, Sizes, measure
 from benchmark.efficiency.table import printed, ratio_rows
 from benchmark.errors import UserError
+from benchmark.training import faults
 from benchmark.types import Recipe, Step, plain
 from methods import METHODS
 from tests.conftest import Command
@@ -142,6 +143,10 @@ def test_running_out_of_memory_is_told_from_other_errors() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))
+    for words in ("CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "CUDNN_STATUS_ALLOC_FAILED"):
+        assert is_out_of_memory(RuntimeError(f"cuDNN error: {words}"))
+        assert faults.is_out_of_memory(RuntimeError(f"CUDA error: {words}"))
+    assert faults.is_out_of_memory(RuntimeError("CUDA error: out of memory"))
     assert not is_out_of_memory(RuntimeError("could not create a primitive"))  # only under a limit
     assert not is_out_of_memory(ValueError("out of memory"))
 

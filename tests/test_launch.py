@@ -240,8 +240,9 @@ def test_settings_of_slurm_are_read_as_sbatch_reads_them() -> None:
     assert cluster == "slurm"
     assert found == {
         "name": "benchmark", "slurm_partition": "gpu", "timeout_min": 90, "gpus_per_node": 2, "mem_gb": 64.0,
-        "slurm_array_parallelism": 4, "slurm_additional_parameters": {"reservation": "chest"},
+        "slurm_array_parallelism": 4, "slurm_max_num_timeout": 1000, "slurm_additional_parameters": {"reservation": "chest"},
     }  # fmt: skip
+    assert slurm.parameters(("max-num-timeout=7",))[1]["slurm_max_num_timeout"] == 7
     times = {"90": 90, "90:01": 91, "1:00:00": 60, "1-12": 2160, "1-12:30:00": 2190}
     assert {text: slurm.parameters((f"time={text}",))[1]["timeout_min"] for text in times} == times
 
@@ -297,6 +298,14 @@ def test_cells_are_an_array_that_waits_for_its_pretraining(
     assert command.results() == []
 
 
+def test_a_job_may_run_out_of_time_as_often_as_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_sbatch(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    for settings, number in (((), slurm.TIMEOUTS), (("max-num-timeout=7",), 7)):
+        executor = slurm._executor(*slurm.parameters(settings)[:1], tmp_path, slurm.parameters(settings)[1])
+        assert executor._executor.max_num_timeout == number
+
+
 def test_work_on_submitits_own_cluster_leaves_results(command: Command) -> None:
     fixed = ("--data", "phantom:train=40,size=32", "--draws", "0", "--workers", "0", "--out", str(command.out))
     arguments = parsed("--method", "random", "--task", "zeroshot", *fixed, "--set", "image_size=32")
@@ -316,17 +325,17 @@ def test_work_that_fails_is_a_failed_job() -> None:
 
 
 def test_work_whose_process_left_with_its_state_saved_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    endings, started = [slurm.SAVED, slurm.SAVED, 0], list[list[str]]()
+    endings, started = ["sys.exit(75)", *(f"os.kill(os.getpid(), {number})" for number in (10, 12, 15)), ""], list[list[str]]()
     real = subprocess.Popen
 
     def start(command: list[str]) -> subprocess.Popen[bytes]:
         started.append(command)
-        return real([sys.executable, "-c", f"raise SystemExit({endings[len(started) - 1]})"])
+        return real([sys.executable, "-c", f"import os, sys; {endings[len(started) - 1]}"])
 
     monkeypatch.setattr(slurm.subprocess, "Popen", start)
     assert Work(DONE)() == 0
-    assert len(started) == 3
-    assert started[0] == started[2]
+    assert len(started) == 5
+    assert started[0] == started[4]
 
 
 def test_work_that_must_leave_saves_its_state_and_is_queued_again() -> None:

@@ -41,6 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = board.save(tmp_path_factory.mktemp("board"), found)
     (out / "analysis.json").write_text(json.dumps(board.analysis(found)))
     (out / "curves.json").write_text(json.dumps(board.curves(found)))
+    board.save_examples(out, board.examples(found))
     return leaderboards.write_board(out)["html"]
 
 
@@ -169,7 +170,8 @@ def test_everything_works_by_keyboard_alone(tab: Tab) -> None:
 def test_charts_follow_the_chosen_table_and_every_chart_has_words_and_a_table(tab: Tab) -> None:
     page = tab.page
     assert page.locator("figure.panel").evaluate_all("(all) => all.map((one) => one.id)") == [
-        "cost", "differences", "efficiency", "findings", "metrics", "subgroups", "calibration", "prompts", "curves",
+        "cost", "differences", "efficiency", "findings", "metrics", "subgroups", "calibration", "prompts", "examples",
+        "curves",
     ]  # fmt: skip
     for name in ("cost", "differences", "efficiency", "subgroups", "calibration", "prompts", "curves"):
         assert page.locator(f"#{name} svg[role=img]").first.get_attribute("aria-label"), name
@@ -198,6 +200,7 @@ def test_no_serious_finding_of_axe_in_light_and_dark(browser: Any, tmp_path: Pat
     found = list(board.results(methods=3, seeds=1))
     out = board.save(tmp_path, found)
     (out / "analysis.json").write_text(json.dumps(board.analysis(found)))
+    board.save_examples(out, board.examples(found))
     tab = Tab(browser, leaderboards.write_board(out)["html"])
 
     def serious() -> list[tuple[str, str, str]]:

@@ -243,6 +243,7 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(damage: str, cache:
     with pytest.raises(Stop):
         setup.train(folder, 4)  # the state before is that of step 4, so it stops at once
     assert not (folder / "state.pt").exists() or (folder / "state.pt").read_bytes() != garbage[damage]
+    assert (folder / "state.pt.damaged").read_bytes() == garbage[damage]
     assert setup.train(folder).sha256 == whole.sha256
     assert steps_of(folder) == list(range(STEPS))
 

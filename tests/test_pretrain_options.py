@@ -64,7 +64,7 @@ def test_later_settings_enter_a_key_when_they_are_changed_only() -> None:
 # ------------------------------------------------------------------------------------------- signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_saves_the_state_and_ends_with_its_own_status(number: int, cache: Path, tmp_path: Path) -> None:
     setup = Setup(cache)
     whole = setup.train(tmp_path / "whole").sha256
@@ -74,6 +74,15 @@ def test_a_signal_saves_the_state_and_ends_with_its_own_status(number: int, cach
     assert signal.getsignal(number) == before
     assert weights.load_state(folder / "state.pt")["step"] == 4
     assert setup.train(folder).sha256 == whole
+
+
+def test_a_signal_before_the_first_step_ends_at_once(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def struck(*words: Any) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(engine, "Loader", struck)
+    with pytest.raises(Stopped, match="SIGUSR1: stopped before its first step; the same command goes on"):
+        Setup(cache).train(tmp_path)
 
 
 def test_the_command_stopped_by_a_signal_says_so_and_returns_75(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def test_a_result_that_is_sent_is_scored_again_added_and_shown(
     assert f"added {key}: mine, {PROBE.name} on toy, auroc 0." in capsys.readouterr().out
     result = Store(tmp_path / "ours").finished(key)
     assert result is not None
-    assert result.flags == ("submitted",)
+    assert result.flags == ("submitted", "unchecked")
     assert result.notes["interval"] == INTERVAL
     assert result.metrics["auroc"].low is not None
     assert result.metrics["auroc"].value == packed["result"]["metrics"]["auroc"]["value"]
@@ -110,6 +110,10 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a newer submission": (setting("schema", to=9), "has schema 9"),
     "another file": (setting("kind", to="mail"), "is not a submission"),
     "an unknown protocol": (lambda value: keyed(value, protocol_hash="01234567"), "which this version does not have"),
+    "another protocol's name": (lambda value: keyed(value, protocol="chexpert-official"), "and its hash is that of"),
+    "another version of the task": (lambda value: keyed(value, task_version=99), "version 99, this suite has version 2"),
+    "an infinite note": (setting("result", "notes", "x", to=float("1e999")), "is not complete JSON"),
+    "text that is none": (setting("result", "title", to="\ud800"), "text that is none"),
     "an unknown task": (lambda value: keyed(value, task="cooking"), "which this version does not have"),
     "a failed result": (setting("result", "status", to="failed"), "only finished results"),
     "a reference": (setting("result", "role", to="reference"), "only finished results"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -97,3 +99,35 @@ def training(rank: int, cache: str, folder: str, settings: tuple[str, ...], blow
     method.parts = struck
     context = replace(setup.context(), workers=2)
     engine.pretrain(method, setup.data, setup.spec, setup.recipe, Path(folder), context)
+
+
+def unlike(rank: int, folder: str, what: str) -> None:
+    """A pretraining whose process 1 cannot read a row, or has another learning rate; or one of gloria."""
+    from tests.test_pretrain import Setup
+
+    other = rank == 1 and what != "gloria"
+    setup = Setup(Path(folder, str(rank)), "gloria" if what == "gloria" else "mcr")
+    if other:
+        first = training_rows(setup.data, True)[0].uid
+        broken, settings = ((first,), ()) if what == "rows" else ((), ("learning_rate=0.5",))
+        spec = setup.spec
+        setup = Setup(Path(folder, str(rank)), settings=settings, broken=broken)
+        setup.spec = spec if what == "rows" else setup.spec
+    setup.train(Path(folder, "run"))
+
+
+def leaving(rank: int, folder: str, number: int) -> None:
+    """A pretraining that a signal to process 1 stops, with a slow disk in process 0; notes the state that is there then."""
+    save = engine.state.save
+
+    def slow(*words: Any) -> None:
+        if rank == 0:
+            time.sleep(2)
+        save(*words)
+
+    engine.state.save = slow
+    try:
+        training(rank, folder, f"{folder}/run", (), (1, 0, number))
+    except Stopped:
+        path = Path(folder, "run/state.pt")
+        Path(folder, f"seen-{rank}.txt").write_text(str(weights.load_state(path)["step"]) if path.exists() else "none")

@@ -123,7 +123,9 @@ def _add(arguments: argparse.Namespace) -> int:
 def _add_one(store: Store, path: Path) -> str:
     """One sentence of what was added. Raises UserError in words that follow the file's name."""
     from benchmark.errors import UserError
+    from benchmark.store import predictions_from_bytes
     from benchmark.submission import add, checked, unpack
+    from benchmark.submission_peers import FLAG, beside_peers
     from leaderboards.schema import fault
 
     try:
@@ -134,13 +136,13 @@ def _add_one(store: Store, path: Path) -> str:
     reason = fault(value)
     if reason:
         raise UserError(reason)
-    result = checked(value, data)
+    result = beside_peers(store, checked(value, data), predictions_from_bytes(data))
     new, metric = add(store, result, data), result.metrics[result.primary].value
     score = "undefined" if metric is None else f"{metric:.3f}"
     verb = "added" if new else "was there already:"
-    return (
-        f"{verb} {result.key}: {result.spec.method}, {result.spec.protocol} on {result.spec.dataset}, {result.primary} {score}"
-    )
+    alone = "; unchecked: nothing here to compare its rows, patients and truth with" if FLAG in result.flags else ""
+    cell = f"{result.spec.method}, {result.spec.protocol} on {result.spec.dataset}, {result.primary} {score}"
+    return f"{verb} {result.key}: {cell}{alone}"
 
 
 def _average(arguments: argparse.Namespace) -> int:

@@ -44,6 +44,11 @@ class Dataset:
             self.notes = {"split": self.split, "split_notes": "; ".join(getattr(source, "notes", ()))}
         self._caches: dict[InputSpec, PixelCache] = {}
 
+    @property
+    def synthetic(self) -> bool:
+        """Whether it is drawn; texts and pixels of any other set must not leave it."""
+        return "phantom" in self.source.flags
+
     @cached_property
     def splits(self) -> dict[str, str]:
         """The sha256 digest of each split's rows: uids, patients, views, labels, texts, boxes, mask names."""

@@ -9,11 +9,11 @@ import torch
 
 from benchmark.errors import UserError
 from benchmark.meter import count_gmacs, host_private_mib
+from benchmark.training import faults
 
 CEILING = 65536  # no try goes above it
 RESOLUTION = 16  # the search ends when the gap is a sixteenth of what fits
-MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "alloc_failed")
-UNDER_A_LIMIT = ("could not create a primitive", "could not create a memory", "could not execute a primitive")  # oneDNN's
+UNDER_A_LIMIT = ("could not create a primitive", "could not create a memory", "could not execute a primitive")  # of oneDNN
 _limited = False
 Tries = tuple[tuple[int, bool], ...]  # batch size, and whether it fitted
 
@@ -48,10 +48,10 @@ def largest_batch(fits: Callable[[int], bool], start: int) -> tuple[int, Tries]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or, under a limit of the process, on the host."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if faults.is_out_of_memory(error):
         return True
-    known = (*MESSAGES, *UNDER_A_LIMIT) if _limited else MESSAGES  # oneDNN does not tell why it failed
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in known)
+    told = str(error).lower()
+    return _limited and isinstance(error, RuntimeError) and any(words in told for words in UNDER_A_LIMIT)
 
 
 def limit_memory(gib: float, device: torch.device) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,10 @@ from benchmark.launch.jobs import Job
 
 REMEDY = "install it by: pip install 'cxr-vlp-benchmark[slurm]'"
 SHARED = {"nodes": int, "gpus_per_node": int, "cpus_per_task": int, "mem_gb": float}  # submitit's names for every cluster
-SAVED = 75  # exit status of a process that a signal ended, its state saved (EX_TEMPFAIL of sysexits.h)
+# exit statuses of a process that a signal ended: its state saved (75, EX_TEMPFAIL of sysexits.h), or before it could listen
+SAVED = (75, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGUSR2)
+TIMEOUTS = 1000  # times that a job may run out of time and go on; submitit's own default is 3
+NUMBER = "slurm_max_num_timeout"
 PATIENCE = 80.0  # seconds to save a state in; SLURM kills 90 seconds after the signal
 
 
@@ -36,8 +40,8 @@ class Work:
         SLURM may signal the process itself before it signals this one: what left with its state saved is started again, and
         goes on until `checkpoint` is called.
         """
-        command, status = [sys.executable, "-m", "benchmark", *self.words], SAVED
-        while status == SAVED:
+        command, status = [sys.executable, "-m", "benchmark", *self.words], SAVED[0]
+        while status in SAVED:
             self.process = subprocess.Popen(command)  # noqa: S603  (this interpreter, the words of the user's command line)
             status = int(self.process.wait())
         self.process = None
@@ -62,12 +66,12 @@ def parameters(settings: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """("partition=gpu", "time=2:00:00", "gpus-per-node=1") -> the cluster's name and submitit's parameters.
 
     `time` is in minutes or as SLURM writes it; `cluster` is slurm, or submitit's local or debug; a key that submitit does not
-    know goes to sbatch as it stands.
+    know goes to sbatch as it stands. `max-num-timeout`: how often a job that ran out of time is queued again.
 
     Raises:
         UserError: not of the form key=value, or a value that is no number where one is needed.
     """
-    cluster, found, further = "slurm", {"name": "benchmark", "timeout_min": 24 * 60}, dict[str, str]()
+    cluster, found, further = "slurm", {"name": "benchmark", "timeout_min": 24 * 60, NUMBER: TIMEOUTS}, dict[str, str]()
     for text in settings:
         key, equals, value = text.partition("=")
         name = key.strip().lstrip("-").replace("-", "_")
@@ -78,6 +82,8 @@ def parameters(settings: Sequence[str]) -> tuple[str, dict[str, Any]]:
                 cluster = value
             elif name == "time":
                 found["timeout_min"] = _minutes(value)
+            elif name == "max_num_timeout":
+                found[NUMBER] = int(value)
             elif name in SHARED:
                 found[name] = SHARED[name](value)
             elif name in _known():
@@ -153,8 +159,9 @@ def _executor(cluster: str, logs: Path, found: Mapping[str, Any]) -> Any:
     if "slurm_dependency" in found:
         further.setdefault("kill-on-invalid-dep", "yes")  # or cells of a failed pretraining would wait for ever
     try:
-        executor = submitit.AutoExecutor(folder=logs / "%j", cluster=cluster)
-        executor.update_parameters(**{**found, **({"slurm_additional_parameters": further} if further else {})})
+        rest = dict(found)
+        executor = submitit.AutoExecutor(folder=logs / "%j", cluster=cluster, **{NUMBER: rest.pop(NUMBER)})
+        executor.update_parameters(**{**rest, **({"slurm_additional_parameters": further} if further else {})})
     except RuntimeError as error:
         raise UserError("there is no SLURM here (no srun); start this on a login node, or use --launcher local") from error
     except (NameError, AssertionError, TypeError, ValueError) as error:

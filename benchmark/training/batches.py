@@ -37,11 +37,17 @@ class Loader:
         records: N training rows. Batches never hold a row twice; the rest of an epoch that fills no batch is left out.
 
     Raises:
-        UserError: fewer than two rows, or a batch that the number of processes does not divide.
+        UserError: fewer than two rows, other rows than another process reads, or a batch that the processes do not divide.
     """
 
     def __init__(self, method: Any, data: Dataset, records: Sequence[Record], recipe: Recipe, context: Context) -> None:
         self.records, skipped = data.readable(records, method.input, context)
+        if not collectives.agree("\n".join(record.uid for record in self.records), context.device):
+            raise UserError(
+                f"the processes do not read the same rows of {data.name}: process {collectives.rank()} reads "
+                f"{len(self.records)} of {len(records)}; give every node the same files "
+                "(`python -m benchmark verify` names what is broken)"
+            )
         if len(self.records) < 2:
             raise UserError(f"dataset {data.name!r} has {len(self.records)} rows to pretrain on; at least 2 are needed")
         self.n_skipped = len(skipped)

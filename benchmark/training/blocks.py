@@ -69,7 +69,9 @@ def _still(norms: list[Any]) -> Iterator[None]:
     kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     try:
         for norm in norms:
-            norm.momentum, norm.num_batches_tracked = 0.0, None
+            norm.momentum = 0.0  # running statistics stay as they are, bit for bit
+            if norm.num_batches_tracked is not None:  # SyncBatchNorm wants a number to count in
+                norm.num_batches_tracked = norm.num_batches_tracked.clone()
         yield
     finally:
         for norm, momentum, number in kept:

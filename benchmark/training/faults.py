@@ -15,10 +15,14 @@ import numpy as np
 import torch
 
 from benchmark import collectives, store
-from benchmark.errors import UserError
+from benchmark.errors import Stopped, UserError
 from benchmark.types import Batch, Recipe
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1) if hasattr(signal, "SIGUSR1") else (signal.SIGTERM,)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+
+NO_MEMORY = (  # in lower case: torch on the host, torch and CUDA, the C++ library, cuBLAS and cuDNN
+    "can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "alloc_failed",
+)  # fmt: skip
 
 
 class Bell:
@@ -26,10 +30,13 @@ class Bell:
 
     def __init__(self) -> None:
         self.name = ""
+        self.early = True  # there is nothing to save yet
 
     def ring(self, number: int, frame: FrameType | None) -> None:
-        """Notes the signal; nothing is interrupted."""
+        """Notes the signal; interrupts nothing but what comes before the first step."""
         self.name = signal.Signals(number).name
+        if self.early:
+            raise Stopped(f"{self.name}: stopped before its first step; the same command goes on from here")
 
     def rung(self, device: torch.device) -> bool:
         """Whether it has come in any process; every one of them must ask."""
@@ -38,7 +45,7 @@ class Bell:
 
 @contextmanager
 def listening() -> Iterator[Bell]:
-    """SIGTERM and SIGUSR1 ring the bell; outside of the main thread, where Python gives no signals, nothing does."""
+    """SIGTERM, SIGUSR1 and SIGUSR2 ring the bell; outside of the main thread, where Python gives no signals, nothing does."""
     bell = Bell()
     if threading.current_thread() is not threading.main_thread():
         yield bell
@@ -74,10 +81,10 @@ def not_finite(name: str, bad: Sequence[str], index: int, batch: Batch, folder: 
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU, or the host as torch asks it, had no more memory to give."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
-    )
+    """Whether a GPU, or the host as torch asks it, had no more memory to give: the allocator's own error, or a library's."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
 
 
 def out_of_memory(name: str, recipe: Recipe, rows: int, separable: bool) -> UserError:

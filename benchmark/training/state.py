@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmark import collectives, weights
 from benchmark.errors import UserError
+from benchmark.training import faults
 from benchmark.training.trainer import Trainer
 
 NAMES = ("state.pt", "state-previous.pt")
@@ -36,7 +37,8 @@ def restore(folder: Path, key: str, trainer: Trainer) -> tuple[int, float]:
     Process 0 reads it and sends it to the others, whose disk may be another.
 
     Raises:
-        UserError: the state belongs to another pretraining.
+        UserError: the state belongs to another pretraining, or cannot be read for now: the disk or memory fails. One that is
+            damaged is renamed to NAME.damaged, and the one before it is used.
     """
     found = collectives.share_bytes(_newest(folder, key) if collectives.rank() == 0 else b"", trainer.device)
     if not found:
@@ -61,8 +63,12 @@ def _newest(folder: Path, key: str) -> bytes:
         try:
             data = path.read_bytes()
             state = weights.read_state(data, str(path))
-        except (UserError, OSError):
-            path.unlink()  # or the next save would move it over the one before it, which is good
+        except OSError as error:
+            return BAD + f"{path} cannot be read now ({error.strerror or error}); see to the disk, then start again".encode()
+        except (UserError, MemoryError) as error:
+            if faults.is_out_of_memory(error.__cause__ or error):
+                return BAD + f"{path} does not fit into memory beside what is there; free some, then start again".encode()
+            os.replace(path, path.with_name(f"{path.name}.damaged"))  # or the next save would move it over the good one
             continue
         if state["key"] != key:
             return BAD + f"{path} belongs to another pretraining ({state['key']}); move it away".encode()

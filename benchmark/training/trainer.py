@@ -132,7 +132,8 @@ class Trainer:
         if not all(map(isfinite, values[:-1])):
             mine = [name for name, value in zip(found, own) if not isfinite(value)]
             raise not_finite(self.method.name, mine, index, batch, self.folder)
-        if not isfinite(values[-1]) and self.recipe.precision != "fp16":  # there the scaler skips such a step by itself
+        scaler = self.accelerator.scaler  # skips such a step by itself and halves the scale, which cannot help for ever
+        if not isfinite(values[-1]) and (scaler is None or scaler.get_scale() < 1):
             raise not_finite(self.method.name, ["gradient norm"], index, batch, self.folder)
         return Taken({name: round(value, 6) for name, value in zip(found, values)}, values[-1])
 
@@ -152,6 +153,11 @@ def accelerator_of(device: torch.device, recipe: Recipe) -> Accelerator:
                 f"{name} is not supported: losses here are no single forward pass that it could wrap; launch with plain data "
                 "parallel processes, and use micro_batch and gradient_checkpointing for less memory"
             )
+    if recipe.precision == "fp16" and device.type == "cpu":
+        raise UserError(
+            "precision=fp16 needs a GPU; add "
+            "--set precision=bf16 or --set precision=fp32 (a method may have fp16 in --preset paper)"
+        )
     precision = "no" if recipe.precision == "fp32" else recipe.precision
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state(reset_partial_state=True)  # an earlier method of this run used another precision

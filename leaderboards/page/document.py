@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from leaderboards.page.data import page_data
+from leaderboards.page.examples import Examples, with_examples
 from leaderboards.rows import Group
 from leaderboards.text import EMPTY
 
@@ -21,7 +22,7 @@ ASSETS = Path(__file__).resolve().parent / "assets"
 LIBRARIES = ("vendor/d3.min.js", "vendor/plot.umd.min.js")
 SCRIPTS = (
     *("format", "dom", "state", "glance", "filters", "table", "details", "chart", "cost", "efficiency", "differences"),
-    *("findings", "metrics", "subgroups", "calibration", "prompts", "curves", "focus", "main"),
+    *("findings", "metrics", "subgroups", "calibration", "prompts", "examples", "curves", "focus", "main"),
 )
 FONTS = {"Inter": "inter-latin-wght-normal.woff2", "Source Serif 4": "source-serif-4-latin-wght-normal.woff2"}
 _ROOM = 20_000  # for the frame around data and assets
@@ -32,21 +33,22 @@ def html_page(
     refused: Sequence[tuple[str, str]],
     analysis: Mapping[str, Any] | None = None,
     curves: Sequence[Mapping[str, Any]] = (),
+    examples: Examples | None = None,
     *,
     limit: int = LIMIT,
 ) -> str:
     """The whole file.
 
-    Where everything would be more than `limit` bytes, the details of single results are left out, then the last lines of the
-    tables, down to the best of each; the page says so and names leaderboard.json, which has all. It is larger than the limit
-    only where these lines alone are (very many tables, or names of megabytes). A content security policy allows its own style
-    and scripts alone.
+    Where everything would be more than `limit` bytes, the details of single results and the retrieval examples are left out,
+    then the last lines of the tables, down to the best of each; the page says so and names leaderboard.json, which has all
+    results. It is larger than the limit only where these lines alone are (very many tables, or names of megabytes). A content
+    security policy allows its own style and scripts, and images that are inside the file, alone.
     """
     style, scripts = _style(), _scripts()
     room = limit - _ROOM - sum(len(text.encode()) for text in (style, *scripts))
-    data = fitted(groups, refused, (analysis, curves), room)
+    data = fitted(groups, refused, (analysis, curves), examples or {}, room)
     sources = " ".join(f"'{_source(text)}'" for text in scripts)
-    own = f"style-src '{_source(style)}'; script-src {sources}; font-src data:"
+    own = f"style-src '{_source(style)}'; script-src {sources}; font-src data:; img-src data:"
     policy = f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'"
     head = (
         '<meta charset="utf-8">',
@@ -71,12 +73,13 @@ def fitted(
     groups: Sequence[Group],
     refused: Sequence[tuple[str, str]],
     beside: tuple[Mapping[str, Any] | None, Sequence[Mapping[str, Any]]],
+    examples: Examples,
     room: int,
 ) -> str:
-    """The data as JSON, in `room` bytes if they do: whole, else without single results, else with fewer lines a group."""
+    """The data as JSON, in `room` bytes if they do: whole, else without single results and examples, else with fewer lines."""
     rows = [row for group in groups for row in group.rows]
     if sum(500 + 24 * len(row.metrics) for row in rows) < 2 * room:  # else not even worth trying
-        text = data_block(page_data(groups, refused, *beside))
+        text = data_block(with_examples(page_data(groups, refused, *beside), groups, examples))
         if len(text.encode()) <= room:
             return text
     lengths = [len(group.entries) for group in groups]

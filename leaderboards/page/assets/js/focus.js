@@ -64,6 +64,7 @@ const closerLook = () => {
     subgroupsPanel(),
     calibrationPanel(),
     promptsPanel(),
+    examplesPanel(),
     curvesPanel(),
   ].filter(Boolean);
   return h(
