@@ -7,8 +7,8 @@ range and says that they disagree.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from leaderboards.counterparts import COUNTERPARTS, UNLIKE, UNSTATED, Counterpart, plain, published_names
@@ -145,7 +145,7 @@ def beside(
     """The published counterpart of a measured value, or why there is none.
 
     Args:
-        row: the result, or one of the seeds that the value is a mean of.
+        row: the result, or `of_seeds` of those that the value is a mean of.
         metric: ours, of which the value is.
         value: as measured, in [0, 1] where the published unit is percent.
     """
@@ -162,6 +162,11 @@ def beside(
         return Beside(badges=(NO_SOURCE,), reason=f"no source prints {row.method} under {entry.family} on {dataset}")
     cell = Cell(rows=tuple(sorted(rows, key=lambda item: item.value)))
     return Beside(badges=badges(cell, 100 * value if cell.first.unit == "percent" else value, tolerance), cell=cell)
+
+
+def of_seeds(rows: Sequence[Row]) -> Row:
+    """The first of the seeds of a line with the flags of all: what keeps one away keeps their mean away."""
+    return replace(rows[0], flags=tuple(dict.fromkeys(flag for row in rows for flag in row.flags)))
 
 
 def badges(cell: Cell, value: float, tolerance: float = TOLERANCE) -> tuple[str, ...]:

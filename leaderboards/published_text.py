@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from benchmark.errors import UserError
 from leaderboards.counterparts import COUNTERPARTS, Counterpart, plain
-from leaderboards.published_cells import NO_SOURCE, Beside, beside, make_cells, printed
+from leaderboards.published_cells import NO_SOURCE, Beside, beside, make_cells, of_seeds, printed
 from leaderboards.published_schema import Published, near, vocabulary
 from leaderboards.published_store import Absent, PublishedStore
 from leaderboards.rows import Entry, Row, group_rows
@@ -108,7 +108,7 @@ def beside_table(
     reasons: dict[tuple[str, str], None] = {}
     for entry in entries:
         for name, value in _measured(entry, metric, counterparts):
-            found = beside(entry.first, name, value, store=store, counterparts=counterparts)
+            found = beside(of_seeds(entry.rows), name, value, store=store, counterparts=counterparts)
             lines.append(_beside_line(entry, name, value, found))
             if found.reason:
                 reasons[entry.first.protocol, found.reason] = None

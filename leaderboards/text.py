@@ -64,7 +64,7 @@ def count(value: float | None) -> str:
 
 def rate(value: float | None) -> str:
     """Images per second, or GMACs: three digits are enough."""
-    return NONE if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    return NONE if value is None else f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
 def mib(value: float | None) -> str:

@@ -29,11 +29,13 @@ def flat_scores(scores: NDArray[np.float64]) -> bool:
     """Whether no class of scores (N, K) tells rows apart; one row alone tells nothing."""
     if len(scores) < 2:
         return False
-    sizes = np.maximum(1.0, np.abs(scores).mean(axis=0))
-    return all(
-        np.ptp(column) <= FLAT * size or almost(commonest_share(column, FLAT * size))
-        for column, size in zip(scores.T, sizes, strict=True)
-    )
+    return all(_flat(column) for column in scores.T)
+
+
+def _flat(column: NDArray[np.float64]) -> bool:
+    """Equal but for the rounding of float32, beside the size of the scores themselves: small scores are not flat for that."""
+    sizes = np.abs(column)
+    return bool(np.ptp(column) <= FLAT * sizes.max()) or almost(commonest_share(column, FLAT * float(np.median(sizes))))
 
 
 REFERENCE_KINDS = {

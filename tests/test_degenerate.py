@@ -109,6 +109,22 @@ def test_rounding_noise_is_no_answer() -> None:
     assert task.degenerate(noisy, task.protocols("quick")[0])
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-7, 1.0, 1e7])
+def test_the_size_of_scores_does_not_tell_whether_they_are_flat(size: float) -> None:
+    task, seen, flat = TASKS.load("classification")(), labels(180), labels(2)
+    for predictions, expected in ((seen, False), (flat, True)):
+        scores = size * predictions.arrays["scores"]
+        scaled = replace(predictions, arrays={**predictions.arrays, "scores": scores})
+        assert task.degenerate(scaled, task.protocols("quick")[0]) is expected
+
+
+def test_one_outlier_does_not_make_the_other_scores_equal() -> None:
+    task, seen = TASKS.load("classification")(), labels(0)
+    scores = GENERATOR.normal(size=(N, 2))
+    scores[0] = 1e8
+    assert not task.degenerate(replace(seen, arrays={**seen.arrays, "scores": scores}), task.protocols("quick")[0])
+
+
 def test_masks_that_are_truly_empty_may_be_predicted_empty() -> None:
     counts = np.tile([0.0, 0.0, 0.0, 4096.0], (N, 1, 1))
     counts[:1] = (40.0, 45.0, 50.0, 4096.0)

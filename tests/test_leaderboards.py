@@ -20,7 +20,7 @@ import leaderboards
 from benchmark.types import Cost, Metric, RunResult, RunSpec, plain
 from leaderboards import csv_table, latex, markdown, schema
 from leaderboards.rows import first_line
-from leaderboards.text import count, duration, gib, number
+from leaderboards.text import count, duration, gib, number, rate
 
 SCHEMA = json.loads((Path(leaderboards.__file__).parent / "result.schema.json").read_text())
 ENVIRONMENT = {"python": "3.11.9", "torch": "2.13.0"}
@@ -298,6 +298,14 @@ def test_numbers_read_well_and_unknown_is_a_dash() -> None:
     assert [duration(item) for item in (None, 0.0, 59.96, 240.0, 7200.0)] == ["—", "0.0 s", "60.0 s", "4.0 min", "2.0 h"]
     assert [gib(item) for item in (None, 512.0)] == ["—", "0.50"]
     assert [count(item) for item in (None, 12, 2_400_000, 3e9)] == ["—", "12", "2.4 M", "3.0 G"]
+    assert [rate(value) for value in (None, 0.1234, 99.96, 999.4, 999.96, 1234.5)] == [
+        "—",
+        "0.123",
+        "100",
+        "999",
+        "1000",
+        "1234",
+    ]
 
 
 def test_the_line_of_an_error_that_says_what_happened() -> None:

@@ -116,6 +116,15 @@ def test_the_analysis_is_joined_by_group_and_key() -> None:
     assert second["standing"]["difference"]["value"] < 0
     assert {part["by"] for part in best["subgroups"]} == {"sex", "age", "view"}
     assert len(best["calibration"]["bins"]) == 10
+    assert (best["subgroups_seed"], best["calibration_seed"]) == (0, 0)  # of two: the page says of which one it is
+    (single,) = (
+        entry
+        for group in page_of(*(item for item in found if item.spec.seed == 0), analysis=board.analysis(found))["groups"]
+        for entry in group["entries"]
+        if entry["keys"] == best["keys"][:1]
+    )
+    assert single["subgroups"] == best["subgroups"]
+    assert "subgroups_seed" not in single
     other, late = board.analysis(found), board.analysis(found[:-1])
     for group in other["groups"]:
         group["group"][4] = "another hash"

@@ -234,6 +234,13 @@ def test_the_table_beside_shows_means_over_seeds_in_the_unit_of_the_source(tmp_p
     assert "mgca-linear: no comparable source (no source prints mcr under mgca on CheXpert)" in text
 
 
+def test_what_keeps_one_seed_away_keeps_their_mean_away(tmp_path: Path) -> None:
+    save(tmp_path, 0.86, seed=0)
+    save(tmp_path, 0.87, seed=1, flags=("partial",))
+    text = beside_table(map(make_row, load(tmp_path / "results")[0]), counterparts=OURS)
+    assert "mgca-linear: no comparable source (partial: not every row of the test split was used)" in text
+
+
 def test_remarks_kinds_and_absences_stand_in_the_table_of_the_store() -> None:
     text = published_table(*select(shipped(), "prior", dataset="siim", task="zeroshot"))
     assert "constant answer" in text

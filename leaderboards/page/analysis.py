@@ -32,6 +32,7 @@ def read_json(path: Path) -> Any:
     return strict_json(path.read_bytes().decode())
 
 
-def of_entry(mapping: object, keys: tuple[str, ...]) -> Any:
-    """What is told about the first key that anything is told about; None for none."""
-    return next((mapping[key] for key in keys if key in mapping), None) if isinstance(mapping, dict) else None
+def of_entry(mapping: object, keys: tuple[str, ...]) -> tuple[Any, int]:
+    """What is told about the first key that anything is told about, and its place; (None, 0) for none."""
+    known = mapping if isinstance(mapping, dict) else {}
+    return next(((known[key], place) for place, key in enumerate(keys) if key in known), (None, 0))

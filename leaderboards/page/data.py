@@ -11,7 +11,7 @@ from leaderboards.averages import Average, average_table, averages, below
 from leaderboards.costs import gpu_hours
 from leaderboards.page.analysis import of_entry
 from leaderboards.page.curves import shown_curves
-from leaderboards.published_cells import beside
+from leaderboards.published_cells import beside, of_seeds
 from leaderboards.rows import Entry, Group, Row, total_seconds
 from leaderboards.text import clean, left_out, notes, task_title
 
@@ -130,12 +130,19 @@ def _entry(
         "pretraining": _cost(entry, "pretraining") if row.pretraining is not None else None,
         "standing": None if entry.standing is None else asdict(entry.standing),
         "gpu_hours": short(gpu_hours(entry)),
-        "subgroups": of_entry(analysis.get("subgroups"), keys),
-        "calibration": of_entry(analysis.get("calibration"), keys),
+        **_of_one_seed(entry, "subgroups", analysis),
+        **_of_one_seed(entry, "calibration", analysis),
         "published": _published(entry, group),
         "runs": [_run(item, table, names) for item in entry.rows] if names or row.status != "ok" else None,
     }
     return found | {name: value for name, value in optional.items() if value is not None}
+
+
+def _of_one_seed(entry: Entry, part: str, analysis: Mapping[str, Any]) -> dict[str, Any]:
+    """A part of the analysis that is of single results: of the first seed that has it, with that seed where there are more."""
+    found, place = of_entry(analysis.get(part), tuple(row.key for row in entry.rows))
+    several = found is not None and len(entry.rows) > 1
+    return {part: found, f"{part}_seed": entry.rows[place].seed if several else None}
 
 
 def short(value: float | None) -> float | None:
@@ -156,7 +163,7 @@ def _published(entry: Entry, group: Group) -> dict[str, Any] | None:
     """The published range beside a measured value, in the unit of the measured one; None where nothing may stand there."""
     if entry.kind != "method":
         return None
-    found = beside(entry.first, group.metric, entry.value)
+    found = beside(of_seeds(entry.rows), group.metric, entry.value)
     if found.cell is None:
         return None
     scale = 0.01 if found.cell.first.unit == "percent" else 1.0

@@ -17,7 +17,7 @@ from leaderboards.rows import Group
 from leaderboards.text import EMPTY
 
 TITLE = "Chest X-ray vision-language leaderboard"
-LIMIT = 3_000_000  # bytes of the whole file
+LIMIT = 3_000_000  # bytes of the whole file, above which details and lines are left out
 ASSETS = Path(__file__).resolve().parent / "assets"
 LIBRARIES = ("vendor/d3.min.js", "vendor/plot.umd.min.js")
 SCRIPTS = (
@@ -37,11 +37,12 @@ def html_page(
     *,
     limit: int = LIMIT,
 ) -> str:
-    """The whole file, of at most `limit` bytes.
+    """The whole file.
 
-    Where everything would be more, the details of single results and the retrieval examples are left out, then the last lines
-    of the tables; the page says so and names leaderboard.json, which has all results. A content security policy allows its own
-    style and scripts, and images that are inside the file, alone.
+    Where everything would be more than `limit` bytes, the details of single results and the retrieval examples are left out,
+    then the last lines of the tables, down to the best of each; the page says so and names leaderboard.json, which has all
+    results. It is larger than the limit only where these lines alone are (very many tables, or names of megabytes). A content
+    security policy allows its own style and scripts, and images that are inside the file, alone.
     """
     style, scripts = _style(), _scripts()
     room = limit - _ROOM - sum(len(text.encode()) for text in (style, *scripts))
@@ -75,7 +76,7 @@ def fitted(
     examples: Examples,
     room: int,
 ) -> str:
-    """The data as JSON in at most `room` bytes: whole, else without single results and examples, else with fewer lines."""
+    """The data as JSON, in `room` bytes if they do: whole, else without single results and examples, else with fewer lines."""
     rows = [row for group in groups for row in group.rows]
     if sum(500 + 24 * len(row.metrics) for row in rows) < 2 * room:  # else not even worth trying
         text = data_block(with_examples(page_data(groups, refused, *beside), groups, examples))

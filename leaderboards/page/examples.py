@@ -82,7 +82,7 @@ def with_examples(data: dict[str, Any], groups: Sequence[Group], examples: Examp
     for group, made in zip(groups, data["groups"], strict=True):
         queries: dict[str, dict[str, Any]] = {}
         for entry, line in zip(group.entries, made["entries"], strict=True):
-            own = of_entry(examples, tuple(row.key for row in entry.rows)) or ()
+            own = of_entry(examples, tuple(row.key for row in entry.rows))[0] or ()
             for query in own:
                 shown = {"uid": query["uid"], "report": place(query["report"]), "image": query["image"]}
                 at = list(queries).index(query["uid"]) if query["uid"] in queries else len(queries)

@@ -13,6 +13,7 @@ const drawCalibration = (width) => {
   const group = focused();
   const entries = contestants(group)
     .filter((entry) => entry.calibration && strong(entry))
+    .map(ofSeed("calibration"))
     .sort((a, b) => slot(a) - slot(b));
   if (!entries.length) return nothing("No calibration for the highlighted methods in this table.");
   const bins = (entry) => entry.calibration.bins.filter((bin) => bin.count > 0 && known(bin.observed));

@@ -39,5 +39,8 @@ const mark = (variant) => {
   changed();
 };
 
+// A line of several seeds under a name that says of which seed a part of the analysis is.
+const ofSeed = (part) => (entry) =>
+  known(entry[`${part}_seed`]) ? { ...entry, label: `${entry.label}, seed ${entry[`${part}_seed`]}` } : entry;
 const slot = (entry) => state.marked.indexOf(entry.variant);
 const colour = (entry) => (slot(entry) >= 0 ? COLOURS[slot(entry)] : "var(--quiet)");

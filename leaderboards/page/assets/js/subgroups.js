@@ -13,6 +13,7 @@ const drawSubgroups = (width) => {
   const group = focused();
   const entries = contestants(group)
     .filter((entry) => entry.subgroups && strong(entry))
+    .map(ofSeed("subgroups"))
     .sort((a, b) => slot(a) - slot(b));
   if (!entries.length) return nothing("No subgroups for the highlighted methods in this table.");
   const points = entries.flatMap((entry) =>
