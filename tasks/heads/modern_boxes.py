@@ -21,10 +21,45 @@ GROUPS = 32  # of group normalization
 ANCHOR_SCALE = 4  # anchors of 4 strides, 16 to 256 pixels; 8 at the 800 pixels that mmdet's settings are for
 
 
-class FcosHead(BoxHead):
+ONE_STAGE_TEST = {  # which boxes of a one-stage head are kept, as mmdet's settings of FCOS and RetinaNet say
+    "nms_pre": 1000,
+    "min_bbox_size": 0,
+    "score_thr": 0.05,
+    "nms": {"type": "nms", "iou_threshold": 0.5},
+    "max_per_img": 100,
+}
+
+
+class PyramidBoxHead(BoxHead):
+    """A box head of mmdet behind a pyramid of maps and a feature pyramid network; subclasses build `pyramid` and `neck`."""
+
+    size: int
+    pyramid: FeaturePyramid
+    neck: Any
+
+    def _levels(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Native maps (B, channels, h, w) -> levels (B, width, h, w), the finest first."""
+        levels: tuple[Tensor, ...] = self.neck(self.pyramid(maps, (self.size, self.size)))
+        return levels
+
+
+class OneStageHead(PyramidBoxHead):
+    """A pyramid head whose one dense `head` gives classes and boxes."""
+
+    head: Any
+
+    @torch.no_grad()
+    def predict(self, maps: Sequence[Tensor]) -> list[Array]:
+        """Maps (B, channels, h, w) -> B arrays (n, 6) as BoxHead says."""
+        samples = self.samples([NO_BOXES] * len(maps[0]), maps[0].device)
+        with quiet():
+            return as_arrays(self.head.predict(self._levels(maps), samples, rescale=False))
+
+
+class FcosHead(OneStageHead):
     """One stage, no anchors: pyramid, top-down network and head at strides 8, 16, 32; the last takes boxes of any size.
 
-    mmdet's has strides 64 and 128 as well, for images of 800 pixels.
+    A score is that of the class times the centerness. mmdet's has strides 64 and 128 as well, for images of 800 pixels.
 
     Args:
         info: (channels, stride) of each native map. width: channels throughout. convolutions: stacked in the head.
@@ -47,13 +82,7 @@ class FcosHead(BoxHead):
             "strides": list(self.STRIDES),
             "regress_ranges": ((-1, 64), (64, 128), (128, 1e8)),
             "norm_cfg": {"type": "GN", "num_groups": gcd(GROUPS, width), "requires_grad": True},
-            "test_cfg": {
-                "nms_pre": 1000,
-                "min_bbox_size": 0,
-                "score_thr": 0.05,
-                "nms": {"type": "nms", "iou_threshold": 0.5},
-                "max_per_img": 100,
-            },
+            "test_cfg": ONE_STAGE_TEST,
         }
         self.head = library["fcos"](**configured(settings))
         with quiet():
@@ -66,19 +95,8 @@ class FcosHead(BoxHead):
             terms = self.head.loss(self._levels(maps), self.samples(boxes, maps[0].device))
         return {name.removeprefix("loss_"): term for name, term in terms.items()}
 
-    @torch.no_grad()
-    def predict(self, maps: Sequence[Tensor]) -> list[Array]:
-        """Maps (B, channels, h, w) -> B arrays (n, 6) as BoxHead says; a score is that of the class times the centerness."""
-        samples = self.samples([NO_BOXES] * len(maps[0]), maps[0].device)
-        with quiet():
-            return as_arrays(self.head.predict(self._levels(maps), samples, rescale=False))
 
-    def _levels(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        levels: tuple[Tensor, ...] = self.neck(self.pyramid(maps, (self.size, self.size)))
-        return levels
-
-
-class FasterRcnnHead(BoxHead):
+class FasterRcnnHead(PyramidBoxHead):
     """Two stages: pyramid, top-down network, region proposals at strides 4 to 64, and a box head on 7 x 7 regions.
 
     Args:
@@ -118,10 +136,6 @@ class FasterRcnnHead(BoxHead):
         levels, samples = self._levels(maps), self.samples([NO_BOXES] * len(maps[0]), maps[0].device)
         proposed = self.proposals.predict(levels, samples, rescale=False)
         return as_arrays(self.regions.predict(levels, proposed, samples, rescale=False))
-
-    def _levels(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        levels: tuple[Tensor, ...] = self.neck(self.pyramid(maps, (self.size, self.size)))
-        return levels
 
 
 NO_BOXES: Array = np.zeros((0, 5))

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tasks.heads.box_head import Array, BoxHead, as_arrays, configured, load_mmdet, quiet
-from tasks.heads.modern_boxes import NO_BOXES, assigner
+from tasks.heads.box_head import Array, configured, load_mmdet, quiet
+from tasks.heads.modern_boxes import ONE_STAGE_TEST, OneStageHead, assigner
 from tasks.heads.pyramid import FeaturePyramid
 
 BASE_SCALE = 2  # anchors of 2, 2.5 and 3.2 strides, 16 to 203 pixels; 4 at the 800 pixels that mmdet's settings are for
 
 
-class RetinaNetHead(BoxHead):
-    """One stage: nine anchors a place at strides 8, 16, 32, 64, focal loss over all of them.
+class RetinaNetHead(OneStageHead):
+    """One stage: nine anchors a place at strides 8, 16, 32, 64, focal loss over all of them; a score is a sigmoid.
 
     mmdet's has stride 128 as well, for images of 800 pixels.
 
@@ -57,13 +57,7 @@ class RetinaNetHead(BoxHead):
                 "pos_weight": -1,
                 "debug": False,
             },
-            "test_cfg": {
-                "nms_pre": 1000,
-                "min_bbox_size": 0,
-                "score_thr": 0.05,
-                "nms": {"type": "nms", "iou_threshold": 0.5},
-                "max_per_img": 100,
-            },
+            "test_cfg": ONE_STAGE_TEST,
         }
         self.head = library["retina"](**configured(settings))
         with quiet():
@@ -75,14 +69,3 @@ class RetinaNetHead(BoxHead):
         with quiet():
             terms = self.head.loss(self._levels(maps), self.samples(boxes, maps[0].device))
         return {name.removeprefix("loss_"): torch.stack(list(levels)).sum() for name, levels in terms.items()}
-
-    @torch.no_grad()
-    def predict(self, maps: Sequence[Tensor]) -> list[Array]:
-        """Maps (B, channels, h, w) -> B arrays (n, 6) as BoxHead says; a score is the sigmoid of the class."""
-        samples = self.samples([NO_BOXES] * len(maps[0]), maps[0].device)
-        with quiet():
-            return as_arrays(self.head.predict(self._levels(maps), samples, rescale=False))
-
-    def _levels(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        levels: tuple[Tensor, ...] = self.neck(self.pyramid(maps, (self.size, self.size)))
-        return levels
