@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 
 from benchmark.errors import UserError
 
@@ -133,7 +134,7 @@ def mean_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """
     if count() == 1:
         return
-    trained = [item for item in parameters if item.requires_grad]
+    trained = [item for item in parameters if item.requires_grad and not isinstance(item, DTensor)]  # which FSDP averages
     if not trained:
         return
     has = torch.tensor([item.grad is not None for item in trained], dtype=torch.int32, device=trained[0].device)

@@ -29,7 +29,7 @@ class Context:
         eval_seed: of subsets, folds and heads. draws: of the bootstrap. notes: facts that go into the result.
         state: the file by which a fit that was killed goes on; None: it starts again.
         examples: the file for a few answers to look at; None: they are of real data, and none may be written.
-        track: live trackers of a pretraining, of benchmark.tracking.
+        track: live trackers of a pretraining, of benchmark.tracking. fsdp: whether it spreads blocks over its processes.
     """
 
     device: torch.device
@@ -44,6 +44,7 @@ class Context:
     examples: Path | None = None
     progress: bool = True
     track: tuple[str, ...] = ()
+    fsdp: bool = False
     meter: Meter = field(default_factory=Meter)
     notes: dict[str, Scalar] = field(default_factory=dict)
     features: dict[tuple[Any, ...], Any] = field(default_factory=dict)  # of the weights at hand; emptied with them

@@ -45,6 +45,7 @@ class RunOptions:
     settings: tuple[Setting, ...] = ()
     progress: bool = True
     track: tuple[str, ...] = ()  # live trackers of a pretraining
+    fsdp: bool = False  # a pretraining spreads blocks over its processes
     command: str = ""
     only: tuple[str, ...] = ()  # keys of cells, or of pretrainings without their cells; empty: everything
 

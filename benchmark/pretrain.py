@@ -48,6 +48,7 @@ class Pretrained:
     rows_skipped: int = 0  # training images that could not be read
     texts_truncated: int = 0  # training reports that are longer than the method reads
     processes: int = 1
+    fsdp: bool = False
     data_wait_share: float | None = None  # of the time of steps, spent waiting for their batch
 
 
@@ -126,7 +127,7 @@ class _Loop:
     def __init__(self, method: Any, data: Dataset, spec: PretrainSpec, recipe: Recipe, folder: Path, context: Context) -> None:
         self.spec, self.key, self.recipe, self.folder, self.context = spec, spec.key, recipe, folder, context
         self.main = collectives.rank() == 0
-        self.trainer = Trainer(method, recipe, context.device, context.seed, folder)
+        self.trainer = Trainer(method, recipe, context.device, context.seed, folder, context.fsdp)
         self.loader = Loader(method, data, training_rows(data, reads_reports(method)), recipe, context)
         self.begun = self.saved = monotonic()
         self.first, self.earlier = state.restore(folder, self.key, self.trainer)
@@ -195,8 +196,9 @@ class _Loop:
         }  # fmt: skip
 
     def due(self) -> bool:
-        """Whether it is time to save, by the clock of process 0."""
-        return self.main and monotonic() - self.saved > SAVE_SECONDS
+        """Whether it is time to save, by the clock of process 0; in the others too where all have to."""
+        due = self.main and monotonic() - self.saved > SAVE_SECONDS
+        return any(collectives.numbers(due, self.context.device)) if self.trainer.sharded else due
 
     def save(self, step: int) -> None:
         state.save(self.folder, self.key, self.trainer, step, self.earlier + monotonic() - self.begun)
@@ -211,6 +213,6 @@ class _Loop:
         return Pretrained(
             key=self.key, spec=plain(self.spec), sha256="", cost=replace(cost, images_per_second=rate, seconds=seconds),
             environment=repro.environment(self.context.device), rows_skipped=self.loader.n_skipped,
-            texts_truncated=self.loader.n_truncated, processes=collectives.count(),
+            texts_truncated=self.loader.n_truncated, processes=collectives.count(), fsdp=self.trainer.sharded,
             data_wait_share=round(sum(wait for _, wait in self.waited) / total, 4) if total else None,
         )  # fmt: skip

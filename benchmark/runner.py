@@ -110,6 +110,7 @@ class Runner:
             draws=self.options.draws,
             progress=self.options.progress and os.environ.get("RANK", "0") == "0",
             track=self.options.track,
+            fsdp=self.options.fsdp,
             meter=Meter(self.device),
         )
 

@@ -109,11 +109,19 @@ def test_run_is_refused_under_several_processes(command: Command, monkeypatch: p
     command.refused("run works in one process; start `pretrain` under torchrun")
 
 
-@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
-def test_sharded_launches_are_refused(variable: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(variable, "true")
+def test_a_launch_with_deepspeed_is_refused(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(UserError, match="is not supported: losses here are no single forward pass"):
         Setup(cache).train(tmp_path)
+
+
+@pytest.mark.parametrize("way", ["--fsdp", "ACCELERATE_USE_FSDP"])
+def test_fsdp_in_one_process_is_refused(way: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["pretrain", "--method", "mcr", "--data", "toy", "--out", str(command.out), "--workers", "0"]
+    if way.isupper():
+        monkeypatch.setenv(way, "true")
+    assert command(*words, *(() if way.isupper() else (way,))) == 2
+    command.refused("FSDP spreads a method over several processes; start them by torchrun")
 
 
 # ------------------------------------------------------------------------------------------- memory and NaN

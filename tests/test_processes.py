@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import torch
 from benchmark import weights
 from tests.conftest import TINY
 from tests.test_pretrain import weights_of
-from tests.two_processes import gradients, gradients_of, together, training
+from tests.two_processes import bytes_held, gradients, gradients_of, together, training
 
 SMALL_PRIOR = ("pool_heads=2", "decoder_heads=2", "channel_dropout=0", "prototypes=16")
 STEPS = (0, 3, 7)  # of 8: PRIOR has three stages
@@ -49,9 +50,18 @@ CASES = {
 @pytest.fixture(scope="module")
 def halves(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
     """Of each case what two processes find together."""
-    folder = tmp_path_factory.mktemp("halves")
+    return found_by_two(cache, tmp_path_factory.mktemp("halves"), sharded=False)
+
+
+@pytest.fixture(scope="module")
+def spread(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
+    """The same of two processes that hold half of each block."""
+    return found_by_two(cache, tmp_path_factory.mktemp("spread"), sharded=True)
+
+
+def found_by_two(cache: Path, folder: Path, sharded: bool) -> dict[str, dict[str, torch.Tensor]]:
     path = folder / "found.pt"
-    assert together(gradients, 2, folder, str(cache), CASES, STEPS, str(path)) == [0, 0]
+    assert together(gradients, 2, folder, str(cache), CASES, STEPS, str(path), sharded) == [0, 0]
     found: dict[str, dict[str, torch.Tensor]] = weights.load_state(path)  # type: ignore[assignment]
     return found
 
@@ -60,6 +70,13 @@ def halves(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
 def test_two_processes_at_half_the_batch_are_one(case: str, halves: dict[str, dict[str, torch.Tensor]], cache: Path) -> None:
     found, expected = halves[case], gradients_of(cache, *CASES[case], STEPS)
     assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_processes_that_hold_a_part_of_each_block_are_one_too(
+    case: str, halves: dict[str, dict[str, torch.Tensor]], spread: dict[str, dict[str, torch.Tensor]]
+) -> None:
+    assert_equal(spread[case], halves[case])
 
 
 # ------------------------------------------------------------------------------------------- stops
@@ -82,6 +99,34 @@ def test_what_stopped_in_one_process_or_in_two_goes_on_in_either(cache: Path, tm
     assert together(training, 1, tmp_path, str(cache), str(tmp_path / "whole"), ()) == [0]
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
     assert json.loads((tmp_path / "run" / "record.json").read_text())["processes"] == 1
+
+
+def test_a_spread_training_stops_goes_on_and_ends_as_one_that_is_whole(cache: Path, tmp_path: Path) -> None:
+    """Killed and stopped with blocks in halves, gone on with in two processes, then in one; weights of another are bitwise."""
+    settings = ("average=0.9", "gradient_checkpointing=true", "micro_batch=2", "layer_decay=0.8")
+    words = (str(cache), str(tmp_path / "run"), settings)
+    assert together(training, 2, tmp_path, *words, (1, 2, signal.SIGKILL), True) == [2, -signal.SIGKILL]
+    assert "process 0 of 2 lost another one" in (tmp_path / "meeting-0.txt").read_text()
+    assert together(training, 2, tmp_path, *words, (0, 4, signal.SIGUSR1), True) == [75, 75]
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    assert together(training, 1, tmp_path, *words) == [0]
+    assert together(training, 2, tmp_path, str(cache), str(tmp_path / "other"), settings, None, True) == [0, 0]
+    assert together(training, 2, tmp_path, str(cache), str(tmp_path / "spread"), settings, None, True) == [0, 0]
+    assert together(training, 1, tmp_path, str(cache), str(tmp_path / "whole"), settings) == [0]
+    assert weights_of(tmp_path / "other") == weights_of(tmp_path / "spread")
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
+    assert losses(tmp_path / "spread") == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
+    assert json.loads((tmp_path / "spread" / "record.json").read_text())["fsdp"] is True
+
+
+def test_processes_hold_their_share_of_weights_gradients_and_moments_of_blocks(cache: Path, tmp_path: Path) -> None:
+    held, all_of_it = tmp_path / "held", tmp_path / "all"
+    assert together(bytes_held, 2, tmp_path, str(cache), str(held), True) == [0, 0]
+    assert together(bytes_held, 2, tmp_path, str(cache), str(all_of_it), False) == [0, 0]
+    blocks, others = json.loads(held.read_text())
+    whole, same = json.loads(all_of_it.read_text())
+    assert 0.5 <= blocks / whole < 0.52
+    assert others == same
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,9 @@ from benchmark import pretrain as engine
 from benchmark import weights
 from benchmark.errors import Stopped, UserError
 from benchmark.parts import Part
+from benchmark.training import shards
 from benchmark.training.batches import Loader, training_rows
+from benchmark.training.blocks import blocks_of
 from benchmark.training.trainer import Trainer
 from benchmark.types import reads_reports
 from tests import child
@@ -44,15 +47,17 @@ def joined(target: object, rank: int, count: int, meeting: str, *words: object) 
 
 
 def gradients(
-    rank: int, cache: str, cases: Mapping[str, tuple[str, tuple[str, ...]]], steps: tuple[int, ...], path: str
+    rank: int, cache: str, cases: Mapping[str, tuple[str, tuple[str, ...]]], steps: tuple[int, ...], path: str, sharded: bool
 ) -> None:
     """Writes terms and gradients of some steps from the same weights for each case, from process 0."""
-    found = {case: gradients_of(Path(cache), *words, steps) for case, words in cases.items()}
+    found = {case: gradients_of(Path(cache), *words, steps, sharded) for case, words in cases.items()}
     if rank == 0:
         weights.save_state(Path(path), found)
 
 
-def gradients_of(cache: Path, name: str, settings: tuple[str, ...], steps: tuple[int, ...]) -> dict[str, torch.Tensor]:
+def gradients_of(
+    cache: Path, name: str, settings: tuple[str, ...], steps: tuple[int, ...], sharded: bool = False
+) -> dict[str, torch.Tensor]:
     """Terms and gradients by name, of this process's share of the batches; buffers too, which batch norm moves."""
     from tests.test_pretrain import Setup
 
@@ -60,17 +65,35 @@ def gradients_of(cache: Path, name: str, settings: tuple[str, ...], steps: tuple
     method = setup.method()
     wake(method)
     method.double()  # or rounding, blown up by batch norm over eight rows, would be all that is seen
-    trainer = Trainer(method, setup.recipe, torch.device("cpu"))
+    trainer = Trainer(method, setup.recipe, torch.device("cpu"), sharded=sharded)
     loader = Loader(method, setup.data, training_rows(setup.data, reads_reports(method)), setup.recipe, setup.context())
     found = {}
     for index in steps:
         batch, epoch = loader.batch(index)
         taken = trainer.step(replace(batch, images=batch.images.double()), index, epoch)
         found |= {f"{index} term {term}": torch.tensor(value) for term, value in taken.terms.items()}
-        found |= {
-            f"{index} gradient {key}": item.grad.clone() for key, item in method.named_parameters() if item.grad is not None
-        }
-    return found | {f"buffer {key}": item.clone() for key, item in method.named_buffers() if item.is_floating_point()}
+        trained = [(key, item.grad) for key, item in trainer.method.named_parameters() if item.grad is not None]
+        found |= {f"{index} gradient {key}": shards.whole(gradient).clone() for key, gradient in trained}
+    return found | {f"buffer {key}": item.clone() for key, item in trainer.method.named_buffers() if item.is_floating_point()}
+
+
+def bytes_held(rank: int, cache: str, path: str, sharded: bool) -> None:
+    """Writes the bytes of weights, gradients and moments that process 0 holds after a step: of blocks, and of the rest."""
+    from tests.test_pretrain import Setup
+
+    setup = Setup(Path(cache), "mcr")
+    trainer = Trainer(setup.method(), setup.recipe, torch.device("cpu"), sharded=sharded)
+    rows = training_rows(setup.data, True)
+    batch, epoch = Loader(trainer.method, setup.data, rows, setup.recipe, setup.context()).batch(0)
+    trainer.step(batch, 0, epoch)
+    inside = {item for block in blocks_of(trainer.method) for item in block.parameters()}
+    held = {True: 0, False: 0}
+    for item in trainer.method.parameters():
+        moments = [value for value in trainer.optimizer.state.get(item, {}).values() if value.ndim]
+        for value in (item, item.grad, *moments):
+            held[item in inside] += 0 if value is None else shards.own(value.detach()).nbytes
+    if rank == 0:
+        Path(path).write_text(json.dumps([held[True], held[False]]))
 
 
 def wake(method: nn.Module) -> None:
@@ -81,23 +104,26 @@ def wake(method: nn.Module) -> None:
                 item.normal_(std=0.02, generator=torch.Generator().manual_seed(1))
 
 
-def training(rank: int, cache: str, folder: str, settings: tuple[str, ...], blow: tuple[int, int, int] | None = None) -> None:
+def training(
+    rank: int, cache: str, folder: str, settings: tuple[str, ...], blow: tuple[int, int, int] | None = None, fsdp: bool = False
+) -> None:
     """A whole pretraining that saves after every step; with a blow (rank, step, signal) that process sends itself a signal."""
     from benchmark.types import Batch, Step
+    from methods.mcr import MCR
     from tests.test_pretrain import Setup
 
     engine.SAVE_SECONDS = -1.0
     setup = Setup(Path(cache), "mcr", settings)
-    method = setup.method()
-    parts = method.parts
+    parts = MCR.parts
 
-    def struck(batch: Batch, step: Step) -> Iterator[Part]:
+    def struck(self: MCR, batch: Batch, step: Step) -> Iterator[Part]:
         if blow is not None and (rank, step.index) == blow[:2]:
             os.kill(os.getpid(), blow[2])
-        yield from parts(batch, step)
+        yield from parts(self, batch, step)
 
-    method.parts = struck
-    context = replace(setup.context(), workers=2)
+    MCR.parts = struck
+    method = setup.method()
+    context = replace(setup.context(), workers=2, fsdp=fsdp)
     engine.pretrain(method, setup.data, setup.spec, setup.recipe, Path(folder), context)
 
 

@@ -99,6 +99,7 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
         settings=parse_settings(arguments.settings),
         progress=not arguments.no_progress,
         track=tracker_names(arguments.track),
+        fsdp=getattr(arguments, "fsdp", False) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true",
         only=_names(arguments.only, "only") if getattr(arguments, "only", "") else (),
         command=f"python -m benchmark {shlex.join(sys.argv[1:])}",
     )

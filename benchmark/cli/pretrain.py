@@ -21,6 +21,7 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `pretrain`."""
     add_run_arguments(parser)
+    parser.add_argument("--fsdp", action="store_true", help="spread blocks, their gradients and moments over the processes")
 
 
 def main(arguments: argparse.Namespace) -> int:

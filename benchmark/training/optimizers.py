@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from benchmark.training import shards
 from benchmark.training.blocks import rate_factors
 from benchmark.types import Recipe
 
@@ -16,14 +20,34 @@ def optimizer_of(method: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """
     trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
     factors = rate_factors(method, recipe.layer_decay) if recipe.layer_decay != 1 else {}
-    steps = sorted({factors.get(item, 1.0) for item in trained}, reverse=True)
+    found: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
+    for item in trained:  # spread ones apart: one call of a kernel cannot take both
+        found.setdefault((-factors.get(item, 1.0), item.ndim <= 1, shards.is_part(item)), []).append(item)
     groups = [
-        {"params": [item for item in trained if (item.ndim > 1) == wide and factors.get(item, 1.0) == factor],
-         "weight_decay": recipe.weight_decay if wide else 0.0, "factor": factor}
-        for factor in steps for wide in (True, False)
-    ]  # fmt: skip
+        {"params": found[kind], "weight_decay": 0.0 if kind[1] else recipe.weight_decay, "factor": -kind[0]}
+        for kind in sorted(found)
+    ]
     fused = bool(trained) and all(item.device.type == "cuda" for item in trained)
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, recipe.beta2), fused=fused or None)
+
+
+def moments_of(optimizer: Any, method: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """What an optimizer keeps for each parameter, in one piece, by the parameter's name; every process calls it."""
+    return {
+        name: {key: shards.whole(value) for key, value in optimizer.state[item].items()}
+        for name, item in method.named_parameters() if item in optimizer.state
+    }  # fmt: skip
+
+
+def load_moments(optimizer: Any, method: nn.Module, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Goes on from what `moments_of` gave, in however many processes."""
+    names = {item: name for name, item in method.named_parameters()}
+    ordered = [item for group in optimizer.param_groups for item in group["params"]]
+    state = {
+        number: {key: shards.placed(value, item) if value.ndim else value for key, value in moments[names[item]].items()}
+        for number, item in enumerate(ordered) if names[item] in moments
+    }  # fmt: skip
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 class Average:
@@ -41,7 +65,7 @@ class Average:
     def update(self, module: nn.Module, step: int) -> None:
         """Takes in the weights after a step."""
         share = 1 - min(self.decay, (1 + step) / (10 + step))
-        pairs = [(self.values[name], item) for name, item in module.state_dict().items()]
+        pairs = [(shards.own(self.values[name]), shards.own(item)) for name, item in module.state_dict().items()]
         floats = [(own, item) for own, item in pairs if own.is_floating_point()]
         torch._foreach_lerp_([own for own, _ in floats], [item for _, item in floats], share)
         for own, item in pairs:
@@ -55,4 +79,4 @@ class Average:
     def load(self, values: dict[str, Tensor]) -> None:
         """Goes on from stored values."""
         for name, item in self.values.items():
-            item.copy_(values[name])
+            item.copy_(shards.placed(values[name].to(item.device), item))

@@ -11,7 +11,8 @@ from typing import Any
 
 from benchmark import collectives, weights
 from benchmark.errors import UserError
-from benchmark.training import faults
+from benchmark.training import faults, shards
+from benchmark.training.optimizers import load_moments, moments_of
 from benchmark.training.trainer import Trainer
 
 NAMES = ("state.pt", "state-previous.pt")
@@ -19,16 +20,23 @@ GOOD, BAD = b"+", b"-"
 
 
 def save(folder: Path, key: str, trainer: Trainer, step: int, seconds: float) -> None:
-    """Writes the state before a step, from process 0; the one before it is kept. `seconds`: spent so far, for the record."""
+    """Writes the state before a step, from process 0; the one before it is kept. `seconds`: spent so far, for the record.
+
+    Where the method is spread over processes, all of them call it.
+    """
+    if collectives.rank() > 0 and not trainer.sharded:
+        return
+    scaler, average = trainer.accelerator.scaler, trainer.average
+    state: dict[str, Any] = {"key": key, "step": step, "seconds": seconds, "model": shards.whole_state(trainer.method)}
+    state |= {"moments": moments_of(trainer.optimizer, trainer.method)}
+    state |= {"scaler": {} if scaler is None else dict(scaler.state_dict())}
+    state |= {} if average is None else {"average": {name: shards.whole(item) for name, item in average.values.items()}}
     if collectives.rank() > 0:
         return
     path, previous = (folder / name for name in NAMES)
     if path.exists():
         os.replace(path, previous)
-    scaler, average = trainer.accelerator.scaler, trainer.average
-    state = {"key": key, "step": step, "seconds": seconds, "model": trainer.method.state_dict()}
-    state |= {"optimizer": trainer.optimizer.state_dict(), "scaler": {} if scaler is None else dict(scaler.state_dict())}
-    weights.save_state(path, state | ({} if average is None else {"average": average.values}))
+    weights.save_state(path, state)
 
 
 def restore(folder: Path, key: str, trainer: Trainer) -> tuple[int, float]:
@@ -46,8 +54,8 @@ def restore(folder: Path, key: str, trainer: Trainer) -> tuple[int, float]:
     if found[:1] == BAD:
         raise UserError(found[1:].decode())
     state: dict[str, Any] = weights.read_state(found[1:], str(folder))
-    weights.apply(trainer.method, state["model"], str(folder))
-    trainer.optimizer.load_state_dict(state["optimizer"])
+    weights.apply(trainer.method, shards.placed_state(trainer.method, state["model"]), str(folder))
+    load_moments(trainer.optimizer, trainer.method, state["moments"])
     if trainer.accelerator.scaler is not None and state["scaler"]:
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
     if trainer.average is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import patch_environment
 from torch import Tensor
 
 from benchmark import collectives, repro
@@ -20,13 +22,14 @@ from benchmark.errors import UserError
 from benchmark.meter import count_gmacs
 from benchmark.parts import Tensors, is_separable, take_rows
 from benchmark.schedule import learning_rate, stage_at, stages
+from benchmark.training import shards
 from benchmark.training.blocks import prepare_blocks, restore_blocks
 from benchmark.training.faults import not_finite
 from benchmark.training.optimizers import Average, optimizer_of
 from benchmark.training.pieces import Pieces, no_batch_norm, require_parts
 from benchmark.types import Batch, Recipe, Step
 
-UNSUPPORTED = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron"}
+UNSUPPORTED = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +46,23 @@ class Trainer:
     Args:
         method: nn.Module with the capability "trainable".
         seed: of the run. folder: where a batch is put whose loss is not finite.
+        sharded: whether blocks are spread over the processes; the method is then copied, and given the weights by `finish`.
 
     Raises:
         UserError: a setting that this method does not allow.
     """
 
-    def __init__(self, method: Any, recipe: Recipe, device: torch.device, seed: int = 0, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        method: Any,
+        recipe: Recipe,
+        device: torch.device,
+        seed: int = 0,
+        folder: Path | None = None,
+        sharded: bool = False,
+    ) -> None:
+        self.given, self.sharded = method, sharded
+        method = deepcopy(method) if sharded else method
         self.method, self.recipe, self.device, self.seed, self.folder = method, recipe, device, seed, folder
         self.accelerator = accelerator_of(device, recipe)
         self.separable = is_separable(method)
@@ -61,6 +75,8 @@ class Trainer:
         prepare_blocks(method, recipe)
         self.method.to(device).train()
         collectives.share_batch_norm(method)
+        if sharded:
+            shards.shard(method, recipe, device)
         self.optimizer = self.accelerator.prepare(optimizer_of(method, recipe))
         self.average = Average(method, recipe.average) if recipe.average else None
 
@@ -78,7 +94,8 @@ class Trainer:
                 for name, value in terms.items():
                     found[name] = found.get(name, 0) + value.detach().double()
         collectives.mean_gradients(self.method.parameters())
-        norm = self.accelerator.clip_grad_norm_(self.method.parameters(), self.recipe.clip_norm or float("inf"))
+        clip = shards.clip if self.sharded else self.accelerator.clip_grad_norm_
+        norm = clip(self.method.parameters(), self.recipe.clip_norm or float("inf"))
         taken = self._checked(found, norm, batch, index)
         self.optimizer.step()
         if self.average is not None:
@@ -90,6 +107,9 @@ class Trainer:
         if self.average is not None:
             self.average.give(self.method)
         restore_blocks(self.method)
+        if self.sharded:
+            self.given.load_state_dict(shards.whole_state(self.method))
+            self.method = self.given.to(self.device)
         self.method.eval()
 
     def gmacs(self, batch: Batch, epoch: int) -> float:
@@ -156,7 +176,7 @@ def accelerator_of(device: torch.device, recipe: Recipe) -> Accelerator:
         if os.environ.get(variable, "false").lower() == "true":
             raise UserError(
                 f"{name} is not supported: losses here are no single forward pass that it could wrap; launch with plain data "
-                "parallel processes, and use micro_batch and gradient_checkpointing for less memory"
+                "parallel processes or FSDP, and use micro_batch and gradient_checkpointing for less memory"
             )
     if recipe.precision == "fp16" and device.type == "cpu":
         raise UserError(
@@ -166,4 +186,5 @@ def accelerator_of(device: torch.device, recipe: Recipe) -> Accelerator:
     precision = "no" if recipe.precision == "fp32" else recipe.precision
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state(reset_partial_state=True)  # an earlier method of this run used another precision
-    return Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
+    with patch_environment(accelerate_use_fsdp="false"):  # or it would wrap the optimizer for a model that it had wrapped
+        return Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
