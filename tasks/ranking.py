@@ -20,6 +20,7 @@ Part = slice | Ints
 ROWS, COLUMNS = 1024, 4096  # of a block: 16 MiB of scores
 STRIP = 128  # rows compared at once; counts of a column over them fit 8 bits
 PAIRS = 8192  # pairs scored again at once
+FEW = 64  # pairs are looked at one by one where at most one in so many of a strip reaches its level
 CROWDED = 16  # a strip is scored again whole where more than one in so many of its scores is near a level
 THREADS = 2  # one counts for images, one for texts
 
@@ -198,23 +199,34 @@ class _Side:
         level = self.level[None, across] if by_text else self.best[rows, None]
         weights = None if by_text or self.weights is None else self.weights[across]
         slack = np.float32(self.scores.slack)
-        above = strip > level + slack
         near = strip >= level - slack
+        if np.count_nonzero(near) * FEW <= near.size:  # a trained encoder: one pass, and a look at what it found
+            row, column = np.divmod(np.flatnonzero(near), near.shape[1])
+            found = strip[row, column]
+            clear = found > (level[0, column] if by_text else level[row, 0]) + slack
+            share = 1 if weights is None else weights[column[clear]].astype(np.int64)
+            np.add.at(counts[across if by_text else rows, 0], (column if by_text else row)[clear], share)
+            self._decide(counts, row[~clear] + rows.start, column[~clear] + offset, found[~clear], by_text)
+            return
+        above = strip > level + slack
         near ^= above  # not clear by the block alone
         row, column = np.divmod(np.flatnonzero(near), near.shape[1])
         if slack and len(row) * CROWDED > near.size:  # a collapsed encoder: most scores are near most levels
             strip = self.scores.exact_block(rows, self.order[across] if by_text else np.arange(across.start, across.stop))
             above, near = strip > level, strip == level
             counts[across if by_text else rows, 1] += _sums(near, weights, by_text)
-            row = row[:0]
+            row, column = row[:0], column[:0]
         counts[across if by_text else rows, 0] += _sums(above, weights, by_text)
+        self._decide(counts, row + rows.start, column + offset, strip[row, column], by_text)
+
+    def _decide(self, counts: Ints, row: Ints, column: Ints, found: Floats, by_text: bool) -> None:
+        """Adds pairs that are not clear by a block alone, which found their scores; columns are queries where by_text."""
         if not len(row):
             return
-        row, column = row + rows.start, column + offset
         query, text = (column, self.order[column]) if by_text else (row, column)
-        found = self.scores.exact(row, text) if slack else strip[row - rows.start, column - offset]
+        found = self.scores.exact(row, text) if self.scores.slack else found
         limit = (self.level if by_text else self.best)[query]
-        share = np.ones(len(row), np.int64) if weights is None else weights[column - offset].astype(np.int64)
+        share = np.ones(len(row), np.int64) if by_text or self.weights is None else self.weights[column].astype(np.int64)
         np.add.at(counts[:, 0], query, share * (found > limit))
         np.add.at(counts[:, 1], query, share * (found == limit))
 

@@ -115,6 +115,12 @@ def test_a_dry_run_runs_and_writes_nothing(command: Command, monkeypatch: pytest
     assert not command.out.exists()
 
 
+def test_a_dry_run_says_which_cells_cannot_be_run_and_why(command: Command) -> None:
+    assert command.run("random,simclr", "retrieval", "--dry-run") == 0
+    assert "unsupported: simclr has no text capability, which retrieval-unique needs\n" in command.output
+    assert "4 cells, 2 to run; nothing was run" in command.output
+
+
 def test_a_finished_cell_is_not_run_again(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command.run("random", "retrieval") == 0
     before = {

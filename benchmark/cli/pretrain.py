@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   python -m benchmark pretrain --method mcr --set image_mask_ratio=0.5 --set steps=2000
   python -m benchmark pretrain --method clip --set batch_size=1024 --set micro_batch=64
   torchrun --nproc-per-node 4 -m benchmark pretrain --method mcr --preset paper --data mimic-cxr --data-root /data
+  torchrun --nproc-per-node 4 -m benchmark pretrain --method prior --preset paper --fsdp --data mimic-cxr --data-root /data
 """
 
 

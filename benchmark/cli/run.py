@@ -71,12 +71,16 @@ def main(arguments: argparse.Namespace) -> int:
 def _print_plan(runner: Runner) -> int:
     from tabulate import tabulate
 
-    rows, parts = [], []
+    from benchmark.plan import refusal
+
+    rows, parts, reasons = [], [], dict[str, None]()
     for data, cells in runner.plan():
         parts += [(data.name, data.version, data.split or "default", *part) for part in _parts(data)]
         for cell in cells:
             spec = cell.spec
-            state = "finished" if runner.store.finished(spec.key) else "to run"
+            refused = refusal(cell, data)
+            state = "finished" if runner.store.finished(spec.key) else refused[0] if refused else "to run"
+            reasons |= {f"{state}: {refused[1]}": None} if refused and state == refused[0] else {}
             steps = cell.entrant.recipe.steps
             pretrained = f"pretrain {steps} steps: {spec.weights}" if cell.entrant.pretraining else spec.weights[:12]
             name = f"{spec.protocol}@{spec.protocol_hash}"
@@ -84,6 +88,7 @@ def _print_plan(runner: Runner) -> int:
     headers = ("method", "seed", "weights", "dataset", "protocol", "labels", "key", "state")
     print(tabulate(parts, headers=("dataset", "version", "split", "part", "images", "patients", "digest")))
     print(f"\n{tabulate(rows, headers=headers)}")
+    print("".join(f"\n{reason}" for reason in reasons))
     print(f"\n{len(rows)} cells, {sum(row[-1] == 'to run' for row in rows)} to run; nothing was run")
     return 0
 
