@@ -149,15 +149,24 @@ def test_a_number_of_processes_that_does_not_divide_the_batch_is_refused(cache: 
     )
 
 
+LAUNCHERS = {
+    "torchrun": ("torch.distributed.run", "--nproc-per-node", "2"),
+    "accelerate": ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+    "accelerate with FSDP": ("accelerate.commands.launch", "--use_fsdp", "--num_processes", "2"),
+}
+
+
 @pytest.mark.slow
-def test_the_command_under_torchrun_trains_once_and_prints_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_command_under_a_launcher_trains_once_and_prints_once(launcher: str, tmp_path: Path) -> None:
     sets = [part for setting in (*TINY, "steps=3", "batch_size=8") for part in ("--set", setting)]
     words = ["pretrain", "--method", "mcr", "--data", "phantom:train=24,val=8,test=8,size=64", "--device", "cpu"]
-    words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "benchmark", *words, "--out", str(tmp_path), *sets]
+    words = ["-m", *LAUNCHERS[launcher], "-m", "benchmark", *words, "--out", str(tmp_path), *sets]
     root = Path(__file__).resolve().parent.parent
     for _ in range(2):  # the second finds it finished
         done = subprocess.run([sys.executable, *words], cwd=root, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.splitlines()) == 2, done.stdout
     (record,) = tmp_path.glob("pretrained/*/record.json")
-    assert json.loads(record.read_text())["processes"] == 2
+    found = json.loads(record.read_text())
+    assert (found["processes"], found["fsdp"]) == (2, "FSDP" in launcher)
