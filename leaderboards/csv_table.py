@@ -37,11 +37,13 @@ def safe(value: object) -> str | int | float:
     return f"'{line}" if text.startswith(_FORMULA) or line.lstrip().startswith(_FORMULA) else line
 
 
-def csv_table(rows: Sequence[Row], standings: Mapping[str, Standing] | None = None) -> str:
+def csv_table(
+    rows: Sequence[Row], standings: Mapping[str, Standing] | None = None, unranked: Mapping[str, str] | None = None
+) -> str:
     """The whole file; empty cells are unknown, undefined or not measured. Lines end in \\n.
 
     Args:
-        standings: of the lines that the rows belong to, by the key of the row.
+        standings: of the lines that the rows belong to, by the key of the row. unranked: why their table has no ranks.
     """
     metrics = sorted({name for row in rows for name in row.metrics})
     phases = sorted({phase for row in rows for phase in row.cost["seconds"]})
@@ -51,12 +53,14 @@ def csv_table(rows: Sequence[Row], standings: Mapping[str, Standing] | None = No
         *_STANDING,
         *_TAIL,
         *(f"metric:{name}" for name in metrics),
+        "unranked",
     ]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([safe(name) for name in head])
     for row in rows:
-        writer.writerow([safe(item) for item in _line(row, (standings or {}).get(row.key), metrics, phases)])
+        why = (unranked or {}).get(row.key)
+        writer.writerow([safe(item) for item in (*_line(row, (standings or {}).get(row.key), metrics, phases), why)])
     return buffer.getvalue()
 
 

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from benchmark import analysis, analysis_rows
+from benchmark.__main__ import main
 from benchmark.statistics import Resampled
 from benchmark.store import Store
 from tests.finished import PROBE, finish, noisy, predictions_of
 from tests.test_analysis import analyse, boards
 
 
-def test_a_worse_method_is_not_first_because_the_best_cannot_be_scored(tmp_path: Path) -> None:
+def test_a_worse_method_is_not_first_because_the_best_cannot_be_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     best = noisy(tmp_path, "best", 0.3)
     for name, noise in (("middle", 1.0), ("worst", 4.0)):
         noisy(tmp_path, name, noise)
@@ -28,6 +31,10 @@ def test_a_worse_method_is_not_first_because_the_best_cannot_be_scored(tmp_path:
     text = boards(tmp_path)["md"]
     assert "> not ranked: best cannot be scored from its predictions" in text
     assert "**0." not in text
+    assert "not ranked: best cannot be scored from its predictions" in boards(tmp_path)["html"]
+    assert "not ranked: best cannot be scored from its predictions" in boards(tmp_path)["csv"]
+    assert main(["report", "--out", str(tmp_path)]) == 0
+    assert "not ranked: best cannot be scored from its predictions" in capsys.readouterr().out
 
 
 def test_a_score_that_was_edited_is_named_and_gives_no_ranking(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def _group(
         "metric": clean(group.metric),
         "higher": group.higher_is_better,
         "banners": list(group.banners),
+        "reasons": [clean(reason) for reason in group.reasons],
         "series": tables[0].place(json.dumps([key[:5], key[6:]])),  # all of the key but the label fraction
         "metrics": [clean(name) for name in names],
         "splits": tables[0].place(row.spec["splits"]),

@@ -161,6 +161,7 @@ const groupBody = (group, entries, columns, redraw) => {
     h("span", { class: "metric" }, arrow(group)),
     chips.map((chip) => h("span", { class: "chip" }, chip)),
     group.banners.map((banner) => h("span", { class: "chip warn", title: banner }, banner.split(":")[0])),
+    group.reasons.map((reason) => h("p", { class: "hint" }, reason)),
   );
   return h("tbody", { id: group.id }, h("tr", { class: "group" }, head), lines);
 };
