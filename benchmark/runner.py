@@ -115,8 +115,7 @@ class Runner:
         )
 
     def _run_entrant(self, data: Dataset, entrant: Entrant, group: Sequence[Cell]) -> None:
-        runnable = self._runnable(data, group)
-        if not runnable:
+        if not (runnable := self._runnable(data, group)):
             return
         context = self._context(entrant, 0)
         try:
