@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmark import pretrain as engine
-from benchmark import repro
+from benchmark import repro, weights
 from benchmark.context import Context
 from benchmark.data.dataset import Dataset
 from benchmark.data.text import REPORT, train_tokenizer
@@ -214,6 +214,18 @@ def test_killed_at_random_steps_it_goes_on_bit_for_bit(cache: Path, tmp_path: Pa
 
 
 # ------------------------------------------------------------------------------------------- bad states
+
+
+def test_a_state_of_an_earlier_version_is_refused_and_stays(cache: Path, tmp_path: Path, saving: None) -> None:
+    setup = Setup(cache)
+    with pytest.raises(Stop):
+        setup.train(tmp_path, 3)
+    state = weights.load_state(tmp_path / "state.pt")
+    weights.save_state(tmp_path / "state.pt", {"optimizer" if key == "moments" else key: item for key, item in state.items()})
+    before = (tmp_path / "state.pt").read_bytes()
+    with pytest.raises(UserError, match="was written by an earlier version and cannot be gone on from; move it away"):
+        setup.train(tmp_path)
+    assert (tmp_path / "state.pt").read_bytes() == before
 
 
 def test_a_state_of_another_key_is_refused(cache: Path, tmp_path: Path, saving: None) -> None:

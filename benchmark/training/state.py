@@ -80,6 +80,8 @@ def _newest(folder: Path, key: str) -> bytes:
             continue
         if state["key"] != key:
             return BAD + f"{path} belongs to another pretraining ({state['key']}); move it away".encode()
+        if "moments" not in state:
+            return BAD + f"{path} was written by an earlier version and cannot be gone on from; move it away".encode()
         return GOOD + data
     return b""
 
