@@ -19,7 +19,6 @@ from tests.page_tab import Tab
 from tests.test_leaderboards import HOSTILE, hostile, save
 from tests.test_page import with_counterpart
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra [browser]: pip install -e '.[browser]'")
 CHROMIUM = os.environ.get("BENCHMARK_CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -28,6 +27,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra [browser]: pip install -e '.[browser]'")
     with playwright.sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
