@@ -55,11 +55,11 @@ def write_groups(
 ) -> dict[str, Path]:
     """As `write_board`, of groups and their analysis that are there already."""
     standings = {row.key: entry.standing for group in groups for entry in group.entries if entry.standing for row in entry.rows}
-    unranked = {row.key: "; ".join(group.reasons) for group in groups if group.reasons for row in group.rows}
+    why = {row.key: "; ".join(group.reasons) for group in groups if group.reasons for row in group.rows}
     ordered = [row for group in groups for row in group.rows]
     makers: dict[str, Callable[[], str]] = {
         "md": lambda: markdown(groups, refused),
-        "csv": lambda: csv_table(ordered, standings, unranked),
+        "csv": lambda: csv_table(ordered, standings, why),
         "tex": lambda: latex(groups, refused),
         "json": lambda: json_board(groups, refused),
         "html": lambda: html_page(groups, refused, analysis, read_curves(out), read_examples(out, groups)),
@@ -128,11 +128,13 @@ def terminal_groups(groups: Sequence[Group]) -> str:
     room = max(24, _TOTAL - sum(widths) + widths[_METHOD] - 2 * (len(widths) - 1))
     lines = [[_fit(text, room) if place == _METHOD else text for place, text in enumerate(line)] for line in lines]
     table = tabulate(lines, headers=_TERMINAL, tablefmt="simple", disable_numparse=True)
-    unranked = [
-        clean(f"{group.first.protocol} on {group.first.dataset}: {reason}") for group in groups for reason in group.reasons
-    ]
-    below = [*_reasons(groups), *unranked, *dict.fromkeys(banner for group in groups for banner in group.banners)]
+    below = [*_reasons(groups), *unranked(groups), *dict.fromkeys(banner for group in groups for banner in group.banners)]
     return "\n".join([table, *([""] if below else []), *below])
+
+
+def unranked(groups: Sequence[Group]) -> list[str]:
+    """Why groups have no ranks, a line each."""
+    return [clean(f"{group.first.protocol} on {group.first.dataset}: {reason}") for group in groups for reason in group.reasons]
 
 
 def _reasons(groups: Sequence[Group]) -> list[str]:

@@ -33,8 +33,11 @@ def test_a_worse_method_is_not_first_because_the_best_cannot_be_scored(
     assert "**0." not in text
     assert "not ranked: best cannot be scored from its predictions" in boards(tmp_path)["html"]
     assert "not ranked: best cannot be scored from its predictions" in boards(tmp_path)["csv"]
+    (tmp_path / "results" / "half.json").write_text("{")
     assert main(["report", "--out", str(tmp_path)]) == 0
-    assert "not ranked: best cannot be scored from its predictions" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "not ranked: best cannot be scored from its predictions" in printed
+    assert "half.json is not complete JSON, perhaps half-written; remove it and run the cell again." in printed
 
 
 def test_a_score_that_was_edited_is_named_and_gives_no_ranking(tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ def main(arguments: argparse.Namespace) -> int:
         return _huggingface(arguments)
     if arguments.hub_dataset:
         raise UserError("--hub-dataset belongs to --format hf")
-    paths, groups = write_all(arguments.out, arguments.draws)
-    print(terminal_groups(groups))
+    paths, groups, left_out = write_all(arguments.out, arguments.draws)
+    print("\n".join([terminal_groups(groups), *left_out]))
     drawn = write_curves_figure(arguments.out)
     if drawn is not None:
         print(f"\npretrainings:\n{curves_text(arguments.out)}\n")

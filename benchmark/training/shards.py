@@ -42,22 +42,22 @@ def shard(method: nn.Module, recipe: Recipe, device: torch.device) -> None:
 
 
 def is_part(tensor: Tensor) -> bool:
-    """Whether this process holds a part of the tensor only."""
+    """Whether this process holds a part only of a tensor of any shape and type."""
     return isinstance(tensor, DTensor)
 
 
 def own(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor, sharing its memory: its first rows or so; all of one that is not spread."""
+    """What this process holds of a tensor (N, ...), sharing its memory: (n, ...), n about N / processes; else all of it."""
     return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, without gradient; for one that is spread every process calls it."""
+    """All of a tensor, (N, ...) of its type, without gradient; for one that is spread every process calls it."""
     return tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def placed(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, which every process has, spread as another is."""
+    """A whole tensor (N, ...), which every process has, spread by its rows as another of the same shape is."""
     if not isinstance(like, DTensor):
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
