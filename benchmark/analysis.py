@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmark import draws as kept_draws
 from benchmark.analysis_rows import Analyst, cell
 from benchmark.statistics import INTERVAL, LEVEL, Resampled, holm, p_value
 from benchmark.store import ANALYSIS, ANALYSIS_SCHEMA, fingerprint, read_analysis, write
 
-VERSION = 3  # raise it whenever the same files give another analysis
 METHOD = f"{INTERVAL}; paired on the same draws; Holm against the best of each rank group"
 PAIRED = 20  # methods of a group, from the best on, that are compared each with each
 
@@ -27,7 +27,7 @@ def write_analysis(out: Path, groups: Sequence[Any], draws: int, progress: bool 
         groups: leaderboards.rows.Group. draws: of the bootstrap; 0 leaves out whatever needs it.
     """
     before = read_analysis(out) or {}
-    analyst = Analyst(out, draws, VERSION)
+    analyst = Analyst(out, draws)
     kept_groups = {str(group.get("fingerprint") or ""): group for group in before.get("groups", ())}
     kept = {name: before.get(name, {}) for name in ("sources", "subgroups", "calibration")}
     work = _work(analyst, groups, kept_groups, kept)
@@ -70,7 +70,7 @@ def _fingerprint(analyst: Analyst, group: Any) -> str:
         for row in group.rows
         if row.status == "ok"
     ]
-    return fingerprint([VERSION, METHOD, analyst.draws, members])
+    return fingerprint([kept_draws.VERSION, METHOD, analyst.draws, members])
 
 
 def _of_result(analyst: Analyst, row: Any, kept: Mapping[str, Any], found: dict[str, Any]) -> None:
@@ -79,7 +79,7 @@ def _of_result(analyst: Analyst, row: Any, kept: Mapping[str, Any], found: dict[
     if classes:
         found["per_class"][row.key] = classes
     seen = f"{analyst.has(row)} {analyst.subjects_mark(row)}"
-    mark = f"{VERSION} {INTERVAL} {analyst.draws} {row.predictions} {row.metric} {seen}"
+    mark = f"{kept_draws.VERSION} {INTERVAL} {analyst.draws} {row.predictions} {row.metric} {seen}"
     for name, make in (("subgroups", analyst.subgroups), ("calibration", analyst.calibration)):
         part = kept[name].get(row.key) if kept["sources"].get(row.key) == mark else make(row)
         if part:

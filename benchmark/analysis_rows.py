@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.draws import SEED, draws_path, read_draws, rows_mark, write_draws
 from benchmark.errors import UserError
 from benchmark.scoring import (
     Scorer,
@@ -21,8 +20,7 @@ from benchmark.scoring import (
     shared_rows,
     verified_predictions,
 )  # fmt: skip
-from benchmark.statistics import INTERVAL, Resampled, average, resample
-from benchmark.store import fingerprint, write
+from benchmark.statistics import Resampled, average, resample
 from benchmark.subjects import Subjects, read_subjects, subjects_path
 from benchmark.types import Predictions, Protocol
 
@@ -44,11 +42,11 @@ class Analyst:
     """Scores results of one folder again, each once.
 
     Args:
-        out: the folder of --out. draws: of the bootstrap. version: of the analysis; another one takes no draws of this one.
+        out: the folder of --out. draws: of the bootstrap.
     """
 
-    def __init__(self, out: Path, draws: int, version: int) -> None:
-        self.out, self.draws, self.version = out, draws, version
+    def __init__(self, out: Path, draws: int) -> None:
+        self.out, self.draws = out, draws
         self._unread: set[str] = set()
         self.disagreeing: dict[str, str] = {}  # key of a result -> what its predictions do not give
         self._drawn: dict[str, tuple[Resampled, str] | None] = {}
@@ -117,10 +115,8 @@ class Analyst:
         return same
 
     def _score(self, row: Any) -> tuple[Resampled, str] | None:
-        kind = [self.version, INTERVAL, self.draws]
-        name = fingerprint([row.predictions, row.protocol_hash, row.spec["task_version"], row.metric, kind])
-        path = self.out / "analysis" / f"{name}.npz"
-        kept = _read_draws(path)
+        path = draws_path(self.out, row.spec, row.predictions, row.metric, self.draws)
+        kept = read_draws(path)
         if kept is not None:
             return kept
         how = self._how(row)
@@ -128,8 +124,8 @@ class Analyst:
         found = None if how is None or predictions is None else resample_metric(predictions, how, row.metric, self.draws)
         if found is None or predictions is None or np.isnan(found.value):
             return None
-        mark = fingerprint([predictions.uids.tolist(), predictions.patients.tolist()])
-        _write_draws(path, found, mark)
+        mark = rows_mark(predictions)
+        write_draws(path, found, mark)
         return found, mark
 
     def entry(self, entry: Any) -> Resampled | None:
@@ -236,7 +232,7 @@ def _calibration(chances: Floats, targets: Floats, patients: NDArray[np.str_], d
         }
         for number, (n, chance, seen) in enumerate(zip(*sums, strict=True))
     ]
-    return {"ece": cell(resample(error, patients, draws, 0)["ece"]), "bins": bins}
+    return {"ece": cell(resample(error, patients, draws, SEED)["ece"]), "bins": bins}
 
 
 def _subgroup_columns(predictions: Predictions, subjects: Subjects) -> dict[str, list[str]]:
@@ -254,18 +250,3 @@ def _age_group(age: float | None) -> str:
         return ""
     place = max(number for number, start in enumerate(AGES) if age >= start)
     return f"{AGES[place]} or more" if place == len(AGES) - 1 else f"{AGES[place]} to {AGES[place + 1] - 1}"
-
-
-def _read_draws(path: Path) -> tuple[Resampled, str] | None:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            value, patients = float(stored["value"]), int(stored["patients"])
-            return Resampled(value, stored["draws"], stored["left_out"], patients), str(stored["mark"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def _write_draws(path: Path, found: Resampled, mark: str) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, value=found.value, draws=found.draws, left_out=found.left_out, patients=found.patients, mark=mark)
-    write(path, buffer.getvalue())

@@ -17,6 +17,7 @@ import torch
 from benchmark import repro
 from benchmark.context import Context, choose_device
 from benchmark.data.dataset import Dataset
+from benchmark.draws import SEED, interval_notes, keep_draws
 from benchmark.errors import Unavailable, Unsupported, UserError
 from benchmark.flags import flags_of, split_note, with_trivial_flag
 from benchmark.launch.jobs import chosen_keys
@@ -26,10 +27,10 @@ from benchmark.plan import Cell, Entrant, cells, entrants, open_corpus, open_dat
 from benchmark.prepare import prepare
 from benchmark.pretrain import Pretrained
 from benchmark.registry import Registry
-from benchmark.statistics import INTERVAL, with_intervals
+from benchmark.statistics import resample
 from benchmark.store import Store, read_predictions
 from benchmark.subjects import write_subjects
-from benchmark.types import Cost, Predictions, RunResult, Scalar, Status
+from benchmark.types import Cost, Predictions, RunResult, Status
 
 Report = Callable[[RunResult], None]
 
@@ -163,17 +164,16 @@ class Runner:
             if len(predictions.uids) == 0:
                 raise UserError(f"no test row of {data.name} could be used for {cell.protocol.name}")
             _count(method, context)
-            result = self._scored(cell, predictions, context.draws, context.meter)
+            sha256 = self.store.save_predictions(cell.spec.key, predictions)
             result = replace(
-                result,
+                self._scored(cell, predictions, sha256, context.meter),
                 pretraining=record.cost if record else None,
-                notes=dict(context.notes) | data.notes | split_note(cell.protocol, data) | _drawn(context.draws),
+                notes=dict(context.notes) | data.notes | split_note(cell.protocol, data) | interval_notes(context.draws),
                 started=started,
                 finished=_now(),
                 flags=flags_of(cell, data, predictions),
             )
-            sha256 = self.store.save_predictions(cell.spec.key, predictions)
-            self._keep(with_trivial_flag(replace(result, predictions=sha256), self._references(cell, data)))
+            self._keep(with_trivial_flag(result, self._references(cell, data)))
             self.store.fit_path(cell.spec.key).unlink(missing_ok=True)
         except Exception as error:  # noqa: BLE001
             context.meter.stop()
@@ -186,23 +186,27 @@ class Runner:
     def _finished(self, cell: Cell) -> RunResult | None:
         """The stored result of a cell; its intervals are drawn again where they are of other draws or of another kind."""
         result = self.store.finished(cell.spec.key)
-        asked = _drawn(self.options.draws)
+        asked = interval_notes(self.options.draws)
         if result is None or all(result.notes.get(name) == value for name, value in asked.items()):
             return result
         predictions = read_predictions(self.store.predictions_path(result.key))
-        metrics = self._scored(cell, predictions, self.options.draws, Meter()).metrics
+        metrics = self._scored(cell, predictions, result.predictions, Meter()).metrics
         result = replace(result, metrics=metrics, notes={**result.notes, **asked})
         self.store.save(result)
         return result
 
-    def _scored(self, cell: Cell, predictions: Predictions, draws: int, meter: Meter) -> RunResult:
-        score = partial(cell.task.score, predictions, cell.protocol)
+    def _scored(self, cell: Cell, predictions: Predictions, sha256: str, meter: Meter) -> RunResult:
+        """The result of stored predictions; the draws of its primary metric are kept, since every board asks for them."""
         with meter.phase("score"):
-            found = with_intervals(score, predictions.patients, draws, cell.spec.eval_seed)
+            found = resample(
+                partial(cell.task.score, predictions, cell.protocol), predictions.patients, self.options.draws, SEED
+            )
+        scored = replace(self._result(cell, "ok"), predictions=sha256)
+        keep_draws(self.store.root, scored, found, predictions)
         used, skipped = len(np.unique(predictions.uids)), predictions.skipped
         return replace(
-            self._result(cell, "ok"),
-            metrics=found,
+            scored,
+            metrics={name: item.metric for name, item in found.items()},
             n_used=used,
             n_expected=used + len(skipped),
             skipped=skipped,
@@ -259,11 +263,11 @@ class Runner:
             result = replace(result, notes={**result.notes, "kind": kind})
             self.store.save(result)
         if result is None:
-            scored = self._scored(reference, predictions, self.options.draws, Meter())
             sha256 = self.store.save_predictions(reference.spec.key, predictions)
             result = replace(
-                scored, title=name, role="reference", predictions=sha256, flags=data.source.flags, cost=Cost(),
-                notes=data.notes | _drawn(self.options.draws) | {"kind": kind},
+                self._scored(reference, predictions, sha256, Meter()),
+                title=name, role="reference", flags=data.source.flags, cost=Cost(),
+                notes=data.notes | interval_notes(self.options.draws) | {"kind": kind},
             )  # fmt: skip
             self.store.save(result)
         return result
@@ -289,11 +293,6 @@ def _count(method: Any, context: Context) -> None:
     context.meter.gmacs = count_gmacs(lambda: method.encode_image(image))
     context.meter.params = count_parameters(method)
     context.meter.batch_size = context.batch_size
-
-
-def _drawn(draws: int) -> dict[str, Scalar]:
-    """The notes that say what the intervals are."""
-    return {"draws": draws, "interval": INTERVAL if draws else "none"}
 
 
 def _now() -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.draws import SEED
 from benchmark.errors import UserError
 from benchmark.statistics import Resampled, Score, resample
 from benchmark.store import read_predictions
@@ -86,7 +87,7 @@ def resample_metric(predictions: Predictions, how: tuple[Scorer, Protocol], metr
     if len(predictions.uids) == 0:
         return None
     try:
-        return resample(score_of(predictions, how, metric), predictions.patients, draws, 0)[metric]
+        return resample(score_of(predictions, how, metric), predictions.patients, draws, SEED)[metric]
     except (KeyError, ValueError, IndexError):  # arrays of another layout
         return None
 

@@ -14,9 +14,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from benchmark.draws import SEED, interval_notes
 from benchmark.errors import UserError
 from benchmark.scoring import flags_of_scores, score_of, scorer, task_version
-from benchmark.statistics import INTERVAL, with_intervals
+from benchmark.statistics import with_intervals
 from benchmark.store import Store, predictions_from_bytes, result_from_json
 from benchmark.types import Metric, Predictions, RunResult, plain
 
@@ -97,7 +98,7 @@ def checked(value: Mapping[str, Any], data: bytes) -> RunResult:
     _compare(result, made, predictions)
     stated = [flag for flag in result.flags if flag not in RECOMPUTED]
     flags = tuple(dict.fromkeys((*stated, *found, FLAG)))
-    notes = {**result.notes, "draws": _draws(result), "interval": INTERVAL}
+    notes = {**result.notes, **interval_notes(_draws(result))}
     return replace(result, metrics=made, flags=flags, notes=notes)
 
 
@@ -133,7 +134,7 @@ def _scored(result: RunResult, predictions: Predictions, how: Any) -> tuple[dict
         raise UserError("has no prediction, or several of one image; pack it again")
     try:
         score = score_of(predictions, how)
-        made = with_intervals(score, predictions.patients, _draws(result), result.spec.eval_seed)
+        made = with_intervals(score, predictions.patients, _draws(result), SEED)
         return made, flags_of_scores(result.spec.task, predictions, how[1])
     except (KeyError, ValueError, IndexError, TypeError) as error:
         raise UserError(f"has predictions that {result.spec.protocol} cannot score; run the cell again") from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, count
 from statistics import fmean
 from typing import Any
 
@@ -59,6 +61,11 @@ def averages(groups: Sequence[Group], methods: Sequence[str] = ()) -> tuple[Aver
     Args:
         methods: names or titles; empty: every method of the set.
     """
+    return _averages(tuple(groups), tuple(methods))
+
+
+@lru_cache(maxsize=2)  # every format asks for them
+def _averages(groups: tuple[Group, ...], methods: tuple[str, ...]) -> tuple[Average, ...]:
     by_set: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
         row = group.first
@@ -103,11 +110,11 @@ def _name(group: Group) -> str:
 
 def _unique(names: Sequence[str]) -> list[str]:
     """The names, a second of the same letters with its number."""
-    found: list[str] = []
+    found: dict[str, None] = {}  # in order, and quick to look up
     for name in names:
-        places = (name, *(f"{name} #{place}" for place in range(2, len(names) + 1)))
-        found.append(next(item for item in places if item not in found))
-    return found
+        numbered = (f"{name} #{place}" for place in count(2))
+        found[next(item for item in chain((name,), numbered) if item not in found)] = None
+    return list(found)
 
 
 def _labels(groups: Sequence[Group]) -> Callable[[Entry], str]:

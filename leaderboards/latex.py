@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from leaderboards.costs import DEVICES, cost_cells, cost_columns, several_devices
 from leaderboards.rows import Entry, Group
@@ -21,6 +22,7 @@ _SHOWN = (0, 1, 2, 3, 5, 7, 8, 9)  # of text.cells: method, score, interval, see
 _HEAD = ("95 % interval", "Seeds", "GPU GiB", "Time", "Images/s", "Parameters")
 
 
+@lru_cache(maxsize=4096)  # the same few cells stand in every line
 def escape(text: object) -> str:
     """Text that LaTeX sets as it is."""
     # Two hyphens would become one dash, and an option of a command another word.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from leaderboards.averages import Average, average_table, averages, below
 from leaderboards.costs import DEVICES, cost_cells, cost_columns, several_devices
@@ -14,6 +15,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]|~$#])")
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
+@lru_cache(maxsize=4096)  # the same few cells stand in every line
 def escape(text: object) -> str:
     """Text that Markdown shows as it is, also inside a table."""
     return _SPECIAL.sub(r"\\\1", clean(text).translate(_ENTITIES)).strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -21,13 +22,13 @@ from leaderboards.page.curves import read_curves
 from leaderboards.page.examples import read_examples
 from leaderboards.rows import Entry, Group, Row, group_rows, make_row, with_standings
 from leaderboards.schema import SCHEMA, load
-from leaderboards.text import EMPTY, arrow, clean, duration, gib, interval, number, percent, rate, score
+from leaderboards.text import EMPTY, arrow, clean, duration, gib, interval, number, percent, rank, ranked, rate, score
 
 _TERMINAL = (
-    "Protocol@hash, data", "Method", "Metric", "Value [low, high]", "Peak GiB", "Pretrain", "Time", "img/s", "Flags"
+    "Protocol@hash, data", "Rank", "Method", "Metric", "Value [low, high]", "Peak GiB", "Pretrain", "Time", "img/s", "Flags"
 )  # fmt: skip
-_METHOD = 1  # takes the room that the others leave
-_WIDTHS = (36, 60, 14, 24, 10, 9, 9, 6, 16)
+_RANK, _METHOD = 1, 2  # the method takes the room that the others leave
+_WIDTHS = (36, 6, 60, 14, 24, 10, 9, 9, 6, 16)
 _TOTAL = 156
 _BLANK = [""] * len(_TERMINAL)
 _ROW_FIELDS = tuple(item.name for item in fields(Row))
@@ -65,8 +66,12 @@ def write_groups(
         "html": lambda: html_page(groups, refused, analysis, read_curves(out), read_examples(out, groups)),
     }
     paths = {name: out / f"leaderboard.{name}" for name in makers}
-    for name, make in makers.items():
-        write(paths[name], make().encode())
+    gc.freeze()  # thousands of results stay to the end: the collector need not look through them again and again
+    try:
+        for name, make in makers.items():
+            write(paths[name], make().encode())
+    finally:
+        gc.unfreeze()
     return paths
 
 
@@ -120,6 +125,7 @@ def terminal_groups(groups: Sequence[Group]) -> str:
     """A table of at most 156 columns for the end of a run, grouped by what may be compared.
 
     A group names its protocol in its first line and its data in the second; why a score is missing stands below the table.
+    Ranks stand there where any group has them.
     """
     if not groups:
         return EMPTY
@@ -127,7 +133,10 @@ def terminal_groups(groups: Sequence[Group]) -> str:
     widths = [max(len(line[place]) for line in (*lines, _TERMINAL)) for place in range(len(_TERMINAL))]
     room = max(24, _TOTAL - sum(widths) + widths[_METHOD] - 2 * (len(widths) - 1))
     lines = [[_fit(text, room) if place == _METHOD else text for place, text in enumerate(line)] for line in lines]
-    table = tabulate(lines, headers=_TERMINAL, tablefmt="simple", disable_numparse=True)
+    shown = [list(_TERMINAL), *lines]
+    if not any(ranked(group) for group in groups):
+        shown = [[text for place, text in enumerate(line) if place != _RANK] for line in shown]
+    table = tabulate(shown[1:], headers=shown[0], tablefmt="simple", disable_numparse=True)
     below = [*_reasons(groups), *unranked(groups), *dict.fromkeys(banner for group in groups for banner in group.banners)]
     return "\n".join([table, *([""] if below else []), *below])
 
@@ -168,7 +177,7 @@ def _terminal_line(entry: Entry, metric: str) -> list[str]:
     memory = f"{gib(host)} host" if peak is None and host is not None else gib(peak)
     trained = entry.cost("total", "pretraining")
     cost = (memory, duration(trained), duration(entry.cost("total")), rate(entry.cost("images_per_second")))
-    return [f"{mark}{entry.label}", metric, value, *cost, " ".join(entry.flags)]
+    return [rank(entry) if entry.kind == "method" else "", f"{mark}{entry.label}", metric, value, *cost, " ".join(entry.flags)]
 
 
 def _fit(text: str, width: int) -> str:

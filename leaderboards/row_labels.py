@@ -17,6 +17,8 @@ def labels(parts: Sequence[tuple[Row, ...]]) -> list[str]:
         twins[part[0].title].append(number)
     found = [part[0].title for part in parts]
     for title, numbers in twins.items():
+        if len(numbers) == 1:
+            continue
         facets = [_facets(parts[number]) for number in numbers]
         names = sorted({name for facet in facets for name in facet})
         differing = [name for name in names if len({facet.get(name) for facet in facets}) > 1]

@@ -39,7 +39,7 @@ _FROM_SPEC = (
 _COST_MAXIMA = frozenset({"peak_allocated_mib", "peak_reserved_mib", "peak_device_mib", "peak_host_mib", "params"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One result, as the board shows it. None is undefined or not measured, never 0."""
 
@@ -82,7 +82,7 @@ class Row:
         """The sum over the phases of the evaluation; None where none was measured."""
         return total_seconds(self.cost)
 
-    @property
+    @cached_property
     def group_key(self) -> tuple[Any, ...]:
         """What two rows must share to be compared."""
         spec = self.spec
@@ -90,7 +90,7 @@ class Row:
         names = (self.task, self.dataset, self.dataset_version, self.protocol, self.protocol_hash)
         return (*names, self.label_fraction, spec["task_version"], splits)
 
-    @property
+    @cached_property
     def variant(self) -> tuple[str, ...]:
         """What the seeds of one method share: all that names it but the seeds and the weights that follow from them."""
         spec = self.spec
@@ -154,9 +154,9 @@ class Entry:
         return max(known) if name in _COST_MAXIMA else fmean(known)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Group:
-    """Rows that may be compared, in the order of the board."""
+    """Rows that may be compared, in the order of the board. Equal only to itself, so that what is made of it can be kept."""
 
     rows: tuple[Row, ...]
     entries: tuple[Entry, ...]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import analysis, analysis_rows
+from benchmark import analysis_rows, draws
 from benchmark.__main__ import main
 from benchmark.statistics import Resampled
 from benchmark.store import Store
@@ -76,7 +76,7 @@ def test_draws_of_an_earlier_version_are_not_taken(tmp_path: Path, monkeypatch: 
     scored: list[str] = []
     own = analysis_rows.resample_metric
     monkeypatch.setattr(analysis_rows, "resample_metric", lambda *words: scored.append(words[2]) or own(*words))
-    monkeypatch.setattr(analysis, "VERSION", analysis.VERSION + 1)
+    monkeypatch.setattr(draws, "VERSION", draws.VERSION + 1)
     analyse(tmp_path)
     assert scored == ["auroc"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmark import analysis_rows
 from benchmark.data.sources import SOURCES
 from benchmark.statistics import with_intervals
 from benchmark.store import Store, read_predictions
@@ -138,6 +140,25 @@ def test_a_finished_cell_is_not_run_again(command: Command, monkeypatch: pytest.
     victim.write_bytes(victim.read_bytes()[:-1])  # damaged predictions: this cell, and only this one, is made again
     assert command.run("random", "retrieval") == 0
     assert "1 were finished before" in command.output
+
+
+def test_the_board_of_a_run_takes_the_draws_that_its_intervals_came_from(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bootstrap is most of what a board costs, and the run has drawn it already."""
+    drawn: list[str] = []
+    own = analysis_rows.resample_metric
+    monkeypatch.setattr(analysis_rows, "resample_metric", lambda *words: drawn.append(words[2]) or own(*words))
+    cells = ("random", "retrieval,classification", "--draws", "30", "--eval-seed", "0,1")
+    assert command.run(*cells) == 0, command.output
+    subgroups = len(drawn)  # which are of parts of the rows
+    first = json.loads((command.out / "analysis.json").read_text())
+    shutil.rmtree(command.out / "analysis")
+    (command.out / "analysis.json").unlink()
+    assert command.run(*cells) == 0, command.output
+    assert len(drawn) - subgroups > subgroups  # drawn again, for want of those that were kept
+    assert json.loads((command.out / "analysis.json").read_text()) == first
+    assert "Rank" in command.output
 
 
 # ---------------------------------------------------------------------------------------------- failures

@@ -115,17 +115,13 @@ def _print_result(result: RunResult) -> None:
 
 def _print_board(options: RunOptions, summary: Summary) -> None:
     from benchmark.cli.board import write_all
-    from benchmark.types import plain
-    from leaderboards import make_row, terminal_table
-    from leaderboards.render import unranked
+    from leaderboards import terminal_groups
 
     print()
     paths, groups, left_out = write_all(options.out, options.draws, options.progress)
-    print(terminal_table([make_row(plain(result)) for result in summary.results]))
     keys = {result.key for result in summary.results}
-    mine = [group for group in groups if any(row.key in keys for row in group.rows)]
-    for line in (*unranked(mine), *left_out):
-        print(line)
+    mine = [group for group in groups if any(row.key in keys for row in group.rows)]  # earlier rows of the folder beside them
+    print("\n".join([terminal_groups(mine), *left_out]))
     counts = Counter(result.status for result in summary.results if result.role == "method")
     print(f"\ncells: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}"
           f"{f'; {len(summary.reused)} were finished before' if summary.reused else ''}")  # fmt: skip
