@@ -192,6 +192,13 @@ def _never(row: Row, metric: str, value: float | None, entry: Counterpart | None
         return f"{row.protocol} is no longer the protocol that was compared with {entry.family} (@{entry.protocol_hash})"
     if row.dataset not in entry.datasets:
         return f"{entry.family} has no counterpart of the data set {row.dataset}"
+    if "split_differs" in row.notes:
+        return f"the rows are others: {row.notes['split_differs']}"
+    other = next((name for name, value in entry.notes.items() if row.notes.get(name) != value), None)
+    if other is not None:
+        return (
+            f"{entry.family} has {entry.notes[other]} {other}, and these rows have {row.notes.get(other, 'no number of them')}"
+        )
     if metric not in entry.metrics:
         return f"{entry.family} prints no {metric}"
     return "the measured value is undefined" if value is None else ""

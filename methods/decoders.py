@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.encoders import sincos_positions
+from methods.losses import word_error
 from methods.masking import ImageMask, take
 
 
@@ -53,4 +54,12 @@ class TextHead(nn.Module):
 
     def forward(self, tokens: Tensor, words: Tensor) -> Tensor:
         """tokens (M, width), words (V, width) the embedding matrix -> logits (M, V)."""
-        return F.linear(self.norm(F.gelu(self.transform(tokens))), words, self.bias)
+        return F.linear(self._states(tokens), words, self.bias)
+
+    def error(self, tokens: Tensor, words: Tensor, ids: Tensor) -> Tensor:
+        """(M,) cross-entropy of the logits of tokens (M, width) with ids (M,) int64, without holding all logits at once."""
+        return word_error(self._states(tokens), words, self.bias, ids)
+
+    def _states(self, tokens: Tensor) -> Tensor:
+        states: Tensor = self.norm(F.gelu(self.transform(tokens)))
+        return states

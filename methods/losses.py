@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from benchmark.collectives import count, gather, mean_over_processes
 
 MAX_SCALE = 100.0
+LOGITS = 2**26  # of words that are held at once: 256 MiB in float32
 
 
 class _Clamp(torch.autograd.Function):
@@ -108,23 +110,32 @@ def masked_patch_error(predicted: Tensor, target: Tensor, hidden: Tensor) -> Ten
     return hidden_mean(patch_error(predicted, target), hidden)
 
 
-def masked_token_error(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean cross-entropy of hidden tokens; 0, with a gradient of 0, where none is hidden.
+def word_error(states: Tensor, words: Tensor, bias: Tensor, target: Tensor, held: int = LOGITS) -> Tensor:
+    """(M,) of at least float32, the cross-entropy of the logits states @ words^T + bias.
+
+    Where all logits would be more than `held`, rows go in pieces, whose logits are made again on the way back and never kept: a
+    batch of 256 reports at the paper size has 0.4 billion. One piece is the plain product, bit by bit.
 
     Args:
-        logits: (M, V), one row a hidden token. target: (M,) int64, the ids that were hidden.
+        states: (M, D), one row a token. words: (V, D). bias: (V,). target: (M,) int64.
+        held: logits that may be in memory at once, of a piece.
     """
-    total = F.cross_entropy(at_least_float32(logits), target, reduction="sum")
-    return total / mean_over_processes(total.new_tensor(len(target))).clamp(min=1 / count())
+    rows = max(1, held // len(words))
+    if len(states) <= rows:
+        return _word_error(states, words, bias, target)
+    pieces = zip(torch.split(states, rows), torch.split(target, rows), strict=True)
+    errors = [
+        checkpoint(_word_error, some, words, bias, own, use_reentrant=False, preserve_rng_state=False) for some, own in pieces
+    ]
+    return torch.cat(errors)
 
 
-def token_error(logits: Tensor, ids: Tensor, hidden: Tensor) -> Tensor:
-    """(B, T) of at least float32, the cross-entropy of each hidden token and 0 elsewhere.
+def _word_error(states: Tensor, words: Tensor, bias: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(at_least_float32(F.linear(states, words, bias)), target, reduction="none")
 
-    Args:
-        logits: (M, V), of the hidden tokens. ids: (B, T) int64. hidden: (B, T) bool, M of them True.
-    """
-    error = F.cross_entropy(at_least_float32(logits), ids[hidden], reduction="none")
+
+def spread_out(error: Tensor, hidden: Tensor) -> Tensor:
+    """(B, T), the errors (M,) of hidden tokens where hidden (B, T) bool is True, M times, and 0 elsewhere."""
     return error.new_zeros(hidden.shape).masked_scatter(hidden, error)
 
 

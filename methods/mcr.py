@@ -20,7 +20,7 @@ from benchmark.types import Batch, MethodCard, Recipe, Step, TextBatch
 from methods.base import TowerConfig, VisionLanguage, check_choice, check_range, tower_preset, tower_recipe
 from methods.decoders import ImageDecoder, TextHead
 from methods.draws import token_noise, uniform
-from methods.losses import LogitScale, hidden_mean, info_nce, patch_error, patchify, standardize, token_error
+from methods.losses import LogitScale, hidden_mean, info_nce, patch_error, patchify, spread_out, standardize
 from methods.masking import ImageMask, TextMask, image_mask, text_mask
 
 
@@ -150,8 +150,9 @@ class MCR(ByParts, VisionLanguage):
         (image_tokens, text_tokens), (image, words) = tokens, masks
         target = standardize(patchify(images, self.image_tower.patch))
         pixels = self.image_decoder(image_tokens, image)
-        logits = self.text_head(text_tokens[words.hidden], self.text_tower.words)
-        return {"image": patch_error(pixels, target), "text": token_error(logits, text.ids, words.hidden)}
+        hidden = words.hidden
+        error = self.text_head.error(text_tokens[hidden], self.text_tower.words, text.ids[hidden])
+        return {"image": patch_error(pixels, target), "text": spread_out(error, hidden)}
 
     def _compare(self, hidden: Tensors) -> Callable[[Tensors], Tensors]:
         """Of the embedded rows the terms that they allow: contrast of pooled vectors, image and text of errors."""

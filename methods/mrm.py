@@ -24,7 +24,7 @@ from methods.base import Vision, check_choice, check_heads, check_range, tower_p
 from methods.decoders import TextHead
 from methods.draws import token_noise
 from methods.encoders import sincos_positions
-from methods.losses import hidden_mean, token_error
+from methods.losses import hidden_mean, spread_out
 from methods.mae import DECODERS, MAEConfig, PrefixDecoder, draw_mask, patches_a_side, pixel_errors, place_positions
 from methods.masking import ImageMask, TextMask
 from methods.text_encoder import TextTower
@@ -197,10 +197,11 @@ class MRM(ByParts, Vision):
         predicted = self.image_decoder(tokens, mask)
         seen = self.to_report(tokens[:, self.image_tower.prefix :].mean(dim=1))
         counted = self.counted(text, words)
-        logits = self.logits(words.ids, text.mask, seen, counted)
+        states, vocabulary = self.states(words.ids, text.mask, seen, counted)
+        error = self.text_head.error(states, vocabulary, text.ids[counted])
         return {
             "image": pixel_errors(predicted, large, self.target_patch, config.normalize_pixels),
-            "text": token_error(logits, text.ids, counted),
+            "text": spread_out(error, counted),
         }
 
     def resized(self, images: Tensor, side: int) -> Tensor:
@@ -212,7 +213,12 @@ class MRM(ByParts, Vision):
         )
 
     def logits(self, ids: Tensor, mask: Tensor, seen: Tensor, counted: Tensor) -> Tensor:
-        """Words at the positions that count, (M, V).
+        """Words at the positions that count, (M, V), of the same arguments as `states`."""
+        found: Tensor = self.text_head(*self.states(ids, mask, seen, counted))
+        return found
+
+    def states(self, ids: Tensor, mask: Tensor, seen: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the report branch at the positions that count, (M, width), and the words that they are compared with, (V, width).
 
         Args:
             ids: (B, T) int64, masked. mask: (B, T) bool, False at padding. counted: (B, T) bool, M of them True.
@@ -222,8 +228,7 @@ class MRM(ByParts, Vision):
         states = bert.embeddings(input_ids=ids) + seen.unsqueeze(1)
         states = bert.encoder(states, attention_mask=mask[:, None, None, :]).last_hidden_state
         words = self.text_tower.words if self.word_head is None else self.word_head
-        found: Tensor = self.text_head(states[counted], words)
-        return found
+        return states[counted], words
 
 
 def position_code(code: str, side: int, width: int) -> Tensor:

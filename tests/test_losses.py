@@ -8,11 +8,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark.types import TextBatch
 from methods.aggregation import Alignment, Attention, masked_mean
@@ -20,9 +23,9 @@ from methods.losses import (
     LogitScale,
     info_nce,
     masked_patch_error,
-    masked_token_error,
     patchify,
     standardize,
+    word_error,
 )
 from methods.masking import image_mask, take, text_mask
 
@@ -73,8 +76,10 @@ def test_gradients_match_finite_differences() -> None:
     predicted = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     target, hidden = torch.randn(2, 3, 4, dtype=torch.float64), torch.tensor([[True, False, True], [False, True, False]])
     assert torch.autograd.gradcheck(lambda value: masked_patch_error(value, target, hidden), (predicted,))
-    logits = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda value: masked_token_error(value, torch.tensor([0, 3, 1, 4])), (logits,))
+    states, words, bias = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((4, 3), (5, 3), (5,)))
+    target = torch.tensor([0, 3, 1, 4])
+    for held in (5, 10, 100):  # logits of one row at a time, of two, and all at once
+        assert torch.autograd.gradcheck(lambda *parts, held=held: word_error(*parts, target, held), (states, words, bias))
 
 
 def test_logit_scale_is_clamped_and_can_come_back() -> None:
@@ -123,15 +128,63 @@ def test_constant_patches_stay_finite_when_standardized() -> None:
     assert torch.equal(standardize(torch.full((1, 2, 9), 3.0)), torch.zeros(1, 2, 9))
 
 
-def test_token_error_is_the_mean_negative_log_likelihood() -> None:
+def word_parts(rows: int, vocabulary: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """States, words and biases of which errors have gradients."""
     torch.manual_seed(3)
-    logits, target = torch.randn(3, 5), torch.tensor([4, 0, 2])
-    expected = -sum(float(torch.log_softmax(logits[row], 0)[target[row]]) for row in range(3)) / 3
-    assert float(masked_token_error(logits, target)) == pytest.approx(expected, rel=1e-5)
-    empty = torch.zeros(0, 5, requires_grad=True)
-    error = masked_token_error(empty, torch.zeros(0, dtype=torch.int64))
-    error.backward()
-    assert error.item() == 0.0
+    shapes = ((rows, width), (vocabulary, width), (vocabulary,))
+    states, words, bias = (torch.randn(*shape).requires_grad_() for shape in shapes)
+    return states, words, bias
+
+
+@pytest.mark.parametrize("held", [1, 14, 10_000])
+def test_word_error_is_the_negative_log_likelihood_of_each_token(held: int) -> None:
+    states, words, bias = word_parts(5, 7, 3)
+    target = torch.tensor([4, 0, 2, 6, 6])
+    logits = (states @ words.T + bias).detach()
+    expected = [-float(torch.log_softmax(logits[row], 0)[target[row]]) for row in range(5)]
+    assert word_error(states, words, bias, target, held).tolist() == pytest.approx(expected, rel=1e-5)
+    none = word_error(states[:0], words, bias, target[:0], held)
+    none.sum().backward()
+    assert none.shape == (0,)
+    assert words.grad is not None and not words.grad.any()  # noqa: PT018
+
+
+def test_words_in_pieces_give_the_errors_and_gradients_of_all_at_once() -> None:
+    found = []
+    for held in (10_000, 3 * 40):
+        parts = word_parts(25, 40, 8)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            error = word_error(*parts, torch.arange(25), held)
+        assert error.dtype == torch.float32
+        (error * torch.linspace(0, 1, 25)).sum().backward()
+        found.append([error.detach(), *(part.grad for part in parts)])
+    for whole, pieces in zip(*found, strict=True):
+        torch.testing.assert_close(pieces, whole, rtol=2e-2, atol=2e-2)  # bfloat16; float64 is held to finite differences above
+    assert torch.equal(found[0][0], found[1][0])
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of any tensor that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        made = found if isinstance(found, tuple | list) else (found,)
+        self.elements = max([self.elements, *(item.numel() for item in made if isinstance(item, Tensor))])
+        return found
+
+
+def test_no_more_logits_are_ever_made_than_may_be_held() -> None:
+    states, words, bias = word_parts(300, 50, 4)
+    with Largest() as whole:
+        word_error(states, words, bias, torch.zeros(300, dtype=torch.int64)).sum().backward()
+    with Largest() as pieces:
+        word_error(states, words, bias, torch.zeros(300, dtype=torch.int64), held=2000).sum().backward()
+    assert whole.elements == 300 * 50
+    assert pieces.elements <= 2000
 
 
 @needs_reference

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from torch import Tensor
 from benchmark.data.text import train_tokenizer
 from benchmark.errors import Unavailable, UserError
 from benchmark.types import Batch, Step
+from methods import decoders
 from methods.clip import CLIP
+from methods.losses import word_error
 from methods.masking import image_mask, text_mask
 from methods.mcr import MCR, MCRConfig
 
@@ -73,6 +76,16 @@ def test_every_parameter_of_every_corner_trains(
     grads = gradients(method)
     silent = [name for name, item in method.named_parameters() if name not in grads or not grads[name].abs().sum() > 0]
     assert [name for name in silent if not name.endswith("key.bias")] == []  # softmax does not see a bias of the keys
+
+
+def test_words_in_pieces_give_the_same_step(tokenizer: Tokenizer, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, pieces = build(tokenizer), build(tokenizer)
+    expected = terms(whole, batch)
+    monkeypatch.setattr(decoders, "word_error", partial(word_error, held=3 * tokenizer.get_vocab_size()))
+    found = terms(pieces, batch)
+    assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected)
+    one, two = gradients(whole), gradients(pieces)
+    assert all(torch.allclose(two[name], one[name], atol=1e-6) for name in one)
 
 
 def test_corners_start_from_the_same_weights(tokenizer: Tokenizer) -> None:

@@ -259,7 +259,7 @@ def test_released_labels_count_padding_up_to_the_limit(tokenizer: Tokenizer) -> 
     counts = {}
     for labels in ("hidden", "real", "all"):
         method, found = build(tokenizer, report_labels=labels), []
-        method.text_head.register_forward_pre_hook(lambda module, inputs, found=found: found.append(len(inputs[0])))
+        method.text_head.norm.register_forward_pre_hook(lambda module, inputs, found=found: found.append(len(inputs[0])))
         step(method, batch_of())
         (counts[labels],) = found
     real = int(build(tokenizer).prepare_text(REPORTS).mask.sum())
