@@ -1,9 +1,10 @@
-"""Every protocol on every replica, by three methods: each cell is ok, or says why it cannot be. Slow: run with -m slow -s."""
+"""Every protocol on every replica and on real radiographs: each cell is ok, or says why it cannot be. Run with -m slow -s."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from os import environ
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,13 @@ NEVER = {  # of no replica as it splits itself: 1,000 pairs, and lists that a us
     "probe-mgca-covidx": "lacks Normal",
     "finetune-linear-covidx": "lacks Normal",
 }
+
+
+REAL = environ.get("BENCHMARK_DEV_DATA", "")  # a folder of radiographs with reports, labels, masks and boxes
+NOT_REAL = {  # what that folder lacks: classes of CheXpert and NIH, 1,000 pairs, lists
+    "retrieval-pool-1000", "retrieval-8x200-image", "retrieval-8x200-text", "zeroshot-chexpert-14", "zeroshot-nih-14",
+    "probe-mgca-covidx", "finetune-linear-covidx", "finetune-benchx-nih",
+}  # fmt: skip
 
 
 def moment(protocol: Protocol) -> Protocol:
@@ -116,3 +124,16 @@ def test_protocols_of_lists_and_of_three_classes_run_on_what_they_are_for(comman
         assert command.run("mcr,random", task, *words, settings=(*TINY, *TRAINED), data=data) == 0, command.error
     found = Counter((result.spec.protocol, outcome(result)) for result in command.results())
     assert found == {(name, "ok"): 2 for name in set(NEVER) - {"retrieval-pool-1000"}}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short")
+@pytest.mark.skipif(not REAL, reason="set BENCHMARK_DEV_DATA to the folder of development radiographs")
+def test_every_protocol_that_real_radiographs_serve_runs_on_them(command: Command) -> None:
+    words = ("--labels", "1", "--protocol", ",".join(EVERY))
+    status = command.run("mcr,random", "all", *words, settings=(*TINY, *TRAINED), data=f"csv:{REAL}")
+    results = command.results()
+    print({result.spec.protocol: f"{outcome(result)} {result.error or ''}" for result in results})
+    assert status == 1, command.error  # the lists of 8x200 are unavailable
+    assert {result.spec.protocol for result in results if result.status == "ok"} == set(EVERY) - NOT_REAL
+    assert len(results) == 2 * len(EVERY)
