@@ -19,6 +19,8 @@ _SPECIAL = str.maketrans(
     }
 )
 _SHOWN = (0, 1, 2, 3, 5, 7, 8, 9)  # of text.cells: method, score, interval, seeds, GPU memory, time, images/s, parameters
+_FLOATS = 12  # tables that LaTeX is given to place at once; of a hundred it says "Too many unprocessed floats"
+_LAST_LATIN = 0x17F  # what pdflatex sets without further packages
 _HEAD = ("95 % interval", "Seeds", "GPU GiB", "Time", "Images/s", "Parameters")
 
 
@@ -32,7 +34,12 @@ def escape(text: object) -> str:
 def latex(groups: Sequence[Group], refused: Sequence[tuple[str, str]]) -> str:
     """A file to \\input, or to copy tables from."""
     parts = [r"% Needs \usepackage{booktabs} and, for wide tables, \usepackage{graphicx}."]
-    parts += [f"% {clean(EMPTY)}"] if not groups else [_table(group) for group in groups]
+    tables = [_table(group) for group in groups]
+    if any(ord(letter) > _LAST_LATIN for table in tables for letter in table):
+        parts.append("% Has letters beyond Latin ones: compile it by xelatex or lualatex.")
+    parts += [f"% {clean(EMPTY)}"] if not groups else []
+    for place, table in enumerate(tables):
+        parts += [*([r"\clearpage"] if place and place % _FLOATS == 0 else []), table]
     parts += [f"% {clean(line)}" for line in (*(notes(groups) if groups else ()), *left_out(refused))]
     return "\n".join(parts) + "\n"
 

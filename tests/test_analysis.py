@@ -17,6 +17,7 @@ import pytest
 
 import leaderboards
 from benchmark import analysis_rows
+from benchmark.__main__ import main
 from benchmark.analysis import write_analysis
 from benchmark.scoring import score_of, scorer
 from benchmark.statistics import resample
@@ -222,7 +223,9 @@ def boards(out: Path) -> dict[str, str]:
     return {name: path.read_text() for name, path in leaderboards.write_board(out).items()}
 
 
-def test_every_format_shows_shared_ranks_and_bold_stands_for_the_first_rank_group_alone(tmp_path: Path) -> None:
+def test_every_format_shows_shared_ranks_and_bold_stands_for_the_first_rank_group_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     noisy(tmp_path, "good", 0.6)
     finish(tmp_path, "same", predictions_of(0.62, seed=2))
     noisy(tmp_path, "bad", 3.0)
@@ -242,6 +245,10 @@ def test_every_format_shows_shared_ranks_and_bold_stands_for_the_first_rank_grou
     entries = {entry["label"]: entry for entry in json.loads(text["json"])["groups"][0]["entries"]}
     assert (entries["same"]["standing"]["low"], entries["same"]["standing"]["high"]) == (1, 2)
     assert entries["bad"]["standing"]["p_holm"] < 0.05
+    assert main(["report", "--out", str(tmp_path)]) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    places = {word: line[line.index(word) - 1] for line in shown for word in ("good", "same", "bad") if word in line}
+    assert places == {"good": "1–2", "same": "1–2", "bad": "3"}
 
 
 def test_a_single_method_is_not_bold_and_ranks_of_other_results_are_not_shown(tmp_path: Path) -> None:
