@@ -276,14 +276,12 @@ def _group(rows: Sequence[Row]) -> Group:
 
 
 def _entries(rows: Sequence[Row]) -> Iterator[Entry]:
-    """Seeds of one method together; rows without a score alone."""
+    """Seeds of one method together; those without a score too, where they lack it for one reason."""
     variants: dict[tuple[str, ...], list[Row]] = defaultdict(list)
-    parts: list[tuple[Row, ...]] = []
     for row in sorted(rows, key=lambda row: (row.seed, row.eval_seed, row.key)):
-        if row.status == "ok" and row.value is not None:
-            variants[row.variant].append(row)
-        else:
-            parts.append((row,))
+        scored = row.status == "ok" and row.value is not None
+        variants[(*row.variant, *(("scored",) if scored else (row.status, row.reason)))].append(row)
+    parts: list[tuple[Row, ...]] = []
     for seeds in variants.values():
         distinct = len({(row.seed, row.eval_seed) for row in seeds}) == len(seeds)
         # The same seed twice with other weights is another recipe, not another seed: such rows are never averaged.

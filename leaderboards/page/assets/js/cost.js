@@ -73,25 +73,45 @@ const costPanel = () => {
   return card;
 };
 
-// Names stand above their points and never leave the drawing: they start or end at a point that is near an edge.
+const share = (points, axis) => {
+  const values = points.map((point) => point[axis]);
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  return (point) => (high > low ? (point[axis] - low) / (high - low) : 0.5);
+};
+
+// Where the name of each point stands, in pixels from it: above, or where a neighbour has that place below, or further up.
+const HEIGHTS = [-13, 17, -28];
+const heights = (named, across, up) => {
+  const taken = [];
+  return new Map(
+    named.map((point) => {
+      const beside = taken.filter((other) => Math.abs(across(point) - across(other)) < 0.3 && Math.abs(up(point) - up(other)) < 0.08);
+      taken.push(point);
+      return [point, HEIGHTS[Math.min(beside.length, HEIGHTS.length - 1)]];
+    }),
+  );
+};
+
+// Names never leave the drawing: they start or end at a point that is near an edge.
 const nameMarks = (named, points) => {
-  const [low, high] = [Math.min(...points.map((point) => point.x)), Math.max(...points.map((point) => point.x))];
-  const place = (point) => (high > low ? (point.x - low) / (high - low) : 0.5);
+  const place = share(points, "x");
+  const height = heights(named, place, share(points, "y"));
   const anchors = [
-    ["start", -8, (share) => share < 0.25],
-    ["middle", 0, (share) => share >= 0.25 && share <= 0.75],
-    ["end", 8, (share) => share > 0.75],
+    ["start", -8, (part) => part < 0.25],
+    ["middle", 0, (part) => part >= 0.25 && part <= 0.75],
+    ["end", 8, (part) => part > 0.75],
   ];
-  return anchors.map(([textAnchor, dx, fits]) =>
+  const spots = anchors.flatMap((anchor) => HEIGHTS.map((dy) => [...anchor, dy]));
+  return spots.map(([textAnchor, dx, fits, dy]) =>
     Plot.text(
-      named.filter((point) => fits(place(point))),
+      named.filter((point) => fits(place(point)) && height.get(point) === dy),
       {
         x: "x",
         y: "y",
         text: (point) => shortened(point.entry.label, 30),
         textAnchor,
         dx,
-        dy: -13,
+        dy,
         fill: "var(--ink)",
         stroke: "var(--card)",
         strokeWidth: 4,
