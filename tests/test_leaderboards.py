@@ -275,7 +275,8 @@ def test_a_failed_seed_stands_beside_the_mean_of_the_others() -> None:
 def test_seeds_that_lack_a_score_for_one_reason_are_one_line() -> None:
     seeds = [bare("unavailable", "no weights", seed=seed) for seed in range(3)]
     (group,) = groups_of(*seeds, bare("unavailable", "another reason", seed=3))
-    assert sorted((len(entry.rows), entry.first.reason) for entry in group.entries) == [(1, "another reason"), (3, "no weights")]
+    lines = sorted((len(entry.rows), entry.first.reason) for entry in group.entries)
+    assert lines == [(1, "another reason"), (3, "no weights")]
 
 
 def test_another_recipe_under_the_same_seed_is_not_averaged() -> None:

@@ -19,19 +19,20 @@ from tests.test_leaderboards import result
 RESULTS = 10_000
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of 500 methods with 20 seeds in five tables."""
+@pytest.fixture(scope="module", params=[500, 2000])
+def out(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of 500 methods with four seeds in five tables, or of 2,000 with one, each then a line of its own."""
     folder = tmp_path_factory.mktemp("many")
     (folder / "results").mkdir()
+    methods: int = request.param
     for number in range(RESULTS):
         shape = {
-            "method": f"m{number % 500}",
-            "seed": number // 500 % 4,
+            "method": f"m{number % methods}",
+            "seed": number // methods % (2000 // methods),
             "protocol": f"p{number // 2000}",
             "weights": f"w{number}",
         }
-        item = result(0.5 + number / 1e5, title=f"Method {number % 500}", changes=shape)
+        item = result(0.5 + number / 1e5, title=f"Method {number % methods}", changes=shape)
         (folder / "results" / f"{item.key}.json").write_text(json.dumps(plain(item)))
     return folder
 

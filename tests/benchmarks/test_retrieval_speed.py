@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import perf_counter
 
 import numpy as np
@@ -10,10 +10,23 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
+from threadpoolctl import threadpool_limits
 
+from tasks import ranking
 from tasks.ranking import COLUMNS, ROWS, PooledScores, rank
 
 WIDTH = 512
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Both sides on one: torch and numpy wait for their own threads in different ways, which would be what is measured."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(ranking, "THREADS", 1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
 
 
 def vectors(n: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -64,11 +77,16 @@ def test_ranks_of_20000_pairs_cost_little_more_than_the_product(benchmark: Bench
     benchmark.pedantic(lambda: ours(images, texts), rounds=1)
     ratios = sorted(ranked / product for product, ranked in rounds)
     benchmark.extra_info["times the bare product, lowest to highest of 3 pairs"] = [round(ratio, 2) for ratio in ratios]
+    assert ratios[1] <= 1.5, ratios
 
 
-def test_ranks_of_5000_pairs_against_one_hot_matrices(benchmark: BenchmarkFixture) -> None:
+def test_ranks_of_5000_pairs_against_one_hot_matrices(benchmark: BenchmarkFixture, one_thread: None) -> None:
     images, texts = vectors(5_000)
     assert ours(images, texts) == pytest.approx(one_hot_recalls(images, texts), abs=1e-6)
-    slow = seconds(lambda: one_hot_recalls(images, texts))
+    rounds = [(seconds(lambda: one_hot_recalls(images, texts)), seconds(lambda: ours(images, texts))) for _ in range(3)]
     benchmark.pedantic(lambda: ours(images, texts), rounds=3)
-    benchmark.extra_info["times as fast as one-hot matrices"] = round(slow / benchmark.stats.stats.median, 1)
+    ratios = sorted(slow / ranked for slow, ranked in rounds)
+    benchmark.extra_info["times as fast as one-hot matrices, lowest to highest of 3 pairs"] = [
+        round(ratio, 1) for ratio in ratios
+    ]
+    assert ratios[1] >= 10, ratios
