@@ -5,23 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmark.store import strict_json
+from benchmark.store import ANALYSIS, ANALYSIS_SCHEMA, strict_json
 
-SCHEMA = 1
 _PARTS = ("subgroups", "calibration")
 
 
 def read_analysis(out: Path) -> tuple[dict[str, Any] | None, str]:
     """The analysis of a folder, and why it cannot be shown; (None, "") where there is none: its panels are then left out."""
-    path = out / "analysis.json"
+    path = out / ANALYSIS
     if not path.is_file():
         return None, ""
     try:
         found = read_json(path)
     except (OSError, ValueError, RecursionError):
         return None, "is not complete JSON; run `report` again"
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-        return None, f"is not an analysis of schema {SCHEMA}; run `report` again"
+    if not isinstance(found, dict) or found.get("schema") != ANALYSIS_SCHEMA:
+        return None, f"is not an analysis of schema {ANALYSIS_SCHEMA}; run `report` again"
     if not isinstance(found.get("groups"), list) or not all(isinstance(found.get(name, {}), dict) for name in _PARTS):
         return None, "lacks its groups, or holds other things than the schema says; run `report` again"
     return found, ""
