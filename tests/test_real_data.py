@@ -47,7 +47,7 @@ def test_the_random_baseline_goes_through_real_reports_and_labels(command: Comma
         assert result.status == "ok"
         assert result.n_used == result.n_expected >= 20
         assert result.skipped == ()
-        assert set(result.flags) <= {"own-data", "development"}
+        assert set(result.flags) <= {"own-data", "development", "trivial"}  # untrained towers
         primary = result.metrics[result.primary]
         assert primary.value is not None
         assert primary.low is not None
