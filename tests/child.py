@@ -10,6 +10,8 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from benchmark.store import TEMPORARY
+
 LONGEST = 900.0  # seconds that a child may take before the test fails
 
 
@@ -58,14 +60,18 @@ def command(words: list[str], log: str, kill_at_write: int = 0) -> None:
 
 
 def die_at_write(number: int) -> None:
-    """Kills this process in the middle of its n-th atomic write: the temporary is there, the target is not replaced yet."""
+    """Kills this process in the middle of its n-th atomic write: the temporary is half there, the target is not replaced yet.
+
+    A whole file that is only given another name, as the older of two states, counts as one, and stays whole.
+    """
     replace, count = os.replace, 0
 
     def dying(source: Any, target: Any, **options: Any) -> None:
         nonlocal count
         count += 1
         if count == number:
-            Path(source).write_bytes(Path(source).read_bytes()[:7])
+            if Path(source).name.startswith(TEMPORARY):
+                Path(source).write_bytes(Path(source).read_bytes()[:7])
             os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target, **options)
 
