@@ -12,19 +12,20 @@ from pytest_benchmark.fixture import BenchmarkFixture
 ROOT = Path(__file__).resolve().parents[2]
 TOKENS, WIDTH = 8192, 192  # hidden tokens of about 146 reports of 112 at half of them
 CODE = """
-import resource, sys, time, torch
+import sys, time, torch
+from benchmark.meter import host_now_mib, host_peak_mib
 from methods.losses import LOGITS, word_error
 tokens, width, rounds = map(int, sys.argv[2:])
 torch.manual_seed(0)
 states, words, bias = (torch.randn(*shape).requires_grad_() for shape in ((tokens, width), (30522, width), (30522,)))
 target = torch.randint(30522, (tokens,))
 held = LOGITS if sys.argv[1] == "pieces" else 2**62
-before, times = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
+before, times = host_now_mib(), []
 for _ in range(rounds):
     start = time.perf_counter()
     word_error(states, words, bias, target, held).mean().backward()
     times.append(time.perf_counter() - start)
-print(sorted(times)[len(times) // 2], (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(sorted(times)[len(times) // 2], host_peak_mib() - before)
 """
 
 
