@@ -86,7 +86,8 @@ def test_filters_by_word_task_protocol_and_cost(tab: Tab) -> None:
     assert set(page.locator(".rows tbody tr:not(.group) .name").all_inner_texts()) == {"Cedar"}
     assert page.locator("#shown").inner_text().startswith("11 of ")
     page.get_by_role("button", name="Reset").click()
-    page.wait_for_function(f"document.querySelectorAll('.rows tbody tr:not(.group)').length === {total}")
+    page.locator(".rows tbody tr:not(.group)").nth(total - 1).wait_for()  # a function in the page would need eval
+    assert page.locator(".rows tbody tr:not(.group)").count() == total
     page.locator("#filter-task").select_option("detection")
     assert set(page.locator(".rows .group .task").all_inner_texts()) == {"Detection"}
     page.locator("#filter-labels").select_option("10 %")
