@@ -51,10 +51,8 @@ _5X200 = "the thousand images are drawn again, where the list behind the printed
 
 # our protocol -> why no published number is comparable with it
 UNLIKE: dict[str, str] = {
-    **dict.fromkeys(
-        ("probe-mgca", "probe-mgca-chexpert", "probe-mgca-rsna", "probe-mgca-covidx", "probe-gloria-chexpert"), _PROBE
-    ),
-    "probe-gloria-rsna": _PROBE,
+    **{f"probe-mgca{name}": _PROBE for name in ("", "-chexpert", "-rsna", "-covidx")},
+    **{f"probe-gloria-{name}": _PROBE for name in ("chexpert", "rsna")},
     **{f"finetune-benchx-{name}": _BENCHX for name in ("nih", "vindr", "covidx", "siim", "rsna")},
     "finetune-linear": _BENCHX,
     "finetune-linear-covidx": _BENCHX,

@@ -28,7 +28,7 @@ _TERMINAL = (
     "Protocol@hash, data", "Rank", "Method", "Metric", "Value [low, high]", "Peak GiB", "Pretrain", "Time", "img/s", "Flags"
 )  # fmt: skip
 _RANK, _METHOD = 1, 2  # the method takes the room that the others leave
-_WIDTHS = (36, 6, 60, 14, 24, 10, 9, 9, 6, 16)
+_WIDTHS = (36, 9, 60, 14, 24, 10, 9, 9, 6, 16)
 _TOTAL = 156
 _BLANK = [""] * len(_TERMINAL)
 _ROW_FIELDS = tuple(item.name for item in fields(Row))
@@ -114,11 +114,6 @@ def _json_group(group: Group) -> dict[str, Any]:
         "entries": entries,
         "rows": [{**{name: getattr(row, name) for name in _ROW_FIELDS}, "seconds": row.seconds} for row in group.rows],
     }
-
-
-def terminal_table(rows: Sequence[Row]) -> str:
-    """As `terminal_groups`, of the groups of these rows."""
-    return terminal_groups(group_rows(rows))
 
 
 def terminal_groups(groups: Sequence[Group]) -> str:

@@ -114,7 +114,8 @@ def word_error(states: Tensor, words: Tensor, bias: Tensor, target: Tensor, held
     """(M,) of at least float32, the cross-entropy of the logits states @ words^T + bias.
 
     Where all logits would be more than `held`, rows go in pieces, whose logits are made again on the way back and never kept: a
-    batch of 256 reports at the paper size has 0.4 billion. One piece is the plain product, bit by bit.
+    batch of 256 reports at the paper size has 0.4 billion. One piece is the plain product.
+    Recomputation: Chen et al. 2016, arXiv 1604.06174.
 
     Args:
         states: (M, D), one row a token. words: (V, D). bias: (V,). target: (M,) int64.

@@ -73,7 +73,7 @@ def formats(out: Path) -> dict[str, str]:
     found = {path.name: path.read_text() for name, path in paths.items() if name in ("md", "csv", "tex")}
     found["leaderboard.json"] = json.dumps(json.loads(paths["json"].read_text()), indent=1, ensure_ascii=False) + "\n"
     found["page.json"] = json.dumps(data_of(html_page(groups, ())), indent=1, ensure_ascii=False) + "\n"
-    found["terminal.txt"] = leaderboards.terminal_table(rows_of(*SMALL)) + "\n"
+    found["terminal.txt"] = leaderboards.terminal_groups(groups) + "\n"
     cards = huggingface_files(groups, {"rsna": "owner/name"})
     return found | {f"huggingface-{name.replace('/.', '/').replace('/', '-')}": text for name, text in cards.items()}
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 import leaderboards
 from benchmark.types import Cost, Metric, RunResult, RunSpec, plain
 from leaderboards import csv_table, latex, markdown, schema
-from leaderboards.rows import first_line
+from leaderboards.rows import Row, first_line
 from leaderboards.text import count, duration, gib, number, rate
 
 SCHEMA = json.loads((Path(leaderboards.__file__).parent / "result.schema.json").read_text())
@@ -98,6 +99,11 @@ def save(out: Path, *results: RunResult) -> Path:
 
 def rows_of(*results: RunResult) -> list[leaderboards.Row]:
     return [leaderboards.make_row(json.loads(json.dumps(plain(item)))) for item in results]
+
+
+def terminal_table(rows: Sequence[Row]) -> str:
+    """The table of the groups of these rows."""
+    return leaderboards.terminal_groups(leaderboards.group_rows(rows))
 
 
 def groups_of(*results: RunResult) -> tuple[leaderboards.Group, ...]:
@@ -329,7 +335,7 @@ def test_gpu_figures_are_a_dash_on_a_cpu_and_never_zero() -> None:
     assert (cells["GPU GiB"], cells["Host MiB"], cells["GMACs"], cells["Pretraining"]) == ("—", "900", "—", "—")
     (line,) = csv.DictReader(io.StringIO(csv_table.csv_table([row])))
     assert (line["peak_allocated_mib"], line["peak_host_mib"], line["gmacs"]) == ("", "900.0", "")
-    assert "0.88 host" in leaderboards.terminal_table([row])
+    assert "0.88 host" in terminal_table([row])
 
 
 def test_gpu_figures_name_all_three_peaks() -> None:
@@ -353,7 +359,7 @@ def test_a_row_without_a_score_is_shown_with_its_reason_and_never_zero(tmp_path:
     assert f"| Other | {status} | — |" in text["md"]
     (line,) = csv.DictReader(io.StringIO(text["csv"]))
     assert (line["value"], line["low"], line["seconds"]) == ("", "", "")
-    terminal = leaderboards.terminal_table(rows_of(bare(status, error)))
+    terminal = terminal_table(rows_of(bare(status, error)))
     assert f"{status}: Other (retrieval): {reason}" in terminal
     assert "0.000" not in terminal
 
@@ -372,8 +378,8 @@ def test_phantom_groups_carry_a_banner_in_every_format(tmp_path: Path) -> None:
     assert text["tex"].count(banner) == 1
     assert banner in text["html"]
     assert [group["banners"] for group in json.loads(text["json"])["groups"]] == [[], [banner]]
-    assert banner in leaderboards.terminal_table(rows_of(result()))
-    assert banner not in leaderboards.terminal_table(rows_of(real))
+    assert banner in terminal_table(rows_of(result()))
+    assert banner not in terminal_table(rows_of(real))
 
 
 # ------------------------------------------------------------------------------------------------ golden
@@ -460,7 +466,7 @@ def test_json_board_keeps_every_result(tmp_path: Path) -> None:
 def test_terminal_table_fits_and_groups() -> None:
     title = "MCR (our reading of the abstract)"
     linear = {"task": "classification", "protocol": "linear-probe-frozen", "label_fraction": 0.01}
-    text = leaderboards.terminal_table(
+    text = terminal_table(
         rows_of(
             result(title=title),
             result(title=title, changes=linear, primary="auroc_macro", metrics={"auroc_macro": Metric(0.7, 0.6, 0.8, 9)}),
@@ -500,7 +506,7 @@ def test_a_hostile_name_keeps_the_shape_of_the_tables(tmp_path: Path, name: str)
     body = "\n".join(line for line in text["tex"].splitlines() if not line.startswith("%"))
     assert r"\input" not in body
     assert body.count("{") - body.count(r"\{") == body.count("}") - body.count(r"\}")
-    terminal = leaderboards.terminal_table(rows_of(hostile(name)))
+    terminal = terminal_table(rows_of(hostile(name)))
     assert "\x1b" not in terminal
     assert "\u202e" not in terminal
     assert json.loads(text["json"])["groups"][0]["rows"][0]["title"] == name
@@ -527,7 +533,7 @@ def test_no_results_give_a_friendly_sentence_in_every_format(tmp_path: Path) -> 
         assert "No results yet: run" in text[name], name
     assert json.loads(text["json"])["groups"] == []
     assert len(text["csv"].splitlines()) == 1
-    assert leaderboards.terminal_table([]).startswith("No results yet")
+    assert terminal_table([]).startswith("No results yet")
 
 
 def test_the_board_is_written_again_to_the_same_bytes_and_leaves_no_temporary(tmp_path: Path) -> None:
@@ -542,7 +548,7 @@ def test_no_torch_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys, leaderboards, pathlib\n"
         "leaderboards.write_board(pathlib.Path(sys.argv[1]))\n"
-        "leaderboards.terminal_table([])\n"
+        "leaderboards.terminal_groups([])\n"
         "heavy = {'torch', 'transformers', 'jsonschema', 'pandas', 'sklearn', 'timm'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

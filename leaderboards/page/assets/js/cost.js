@@ -85,7 +85,8 @@ const heights = (named, across, up) => {
   const taken = [];
   return new Map(
     named.map((point) => {
-      const beside = taken.filter((other) => Math.abs(across(point) - across(other)) < 0.3 && Math.abs(up(point) - up(other)) < 0.08);
+      const near = (other) => Math.abs(across(point) - across(other)) < 0.3 && Math.abs(up(point) - up(other)) < 0.08;
+      const beside = taken.filter(near);
       taken.push(point);
       return [point, HEIGHTS[Math.min(beside.length, HEIGHTS.length - 1)]];
     }),
